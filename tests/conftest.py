@@ -1,0 +1,83 @@
+"""Shared fixtures: real tokenizers, trained in a second on the text below, and what is built from them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from textvae.data.processing import DocumentProcessor
+from textvae.data.tokenizer import train_sentencepiece
+
+STORY = """The harbour lay quiet in the early light. A single boat moved out past the wall, and its wake spread slowly.
+
+Old Marta watched it from the window of her shop. She had sold rope and lamps there for forty years. Nobody
+had ever asked her to leave the town, and she had never wished to.
+
+In the afternoon the wind rose. It came from the north, cold and steady, and the boats turned back one after
+the other. By evening all of them were in again but one. The people stood on the wall and said very little.
+
+At midnight a light was seen. It was the boat, with a torn sail and two tired men in it. "We are late," said
+the older one. "Is there soup?" Everybody laughed, and Marta went to light the stove."""
+
+
+@pytest.fixture(scope="session")
+def decoder_tokenizer() -> PreTrainedTokenizerFast:
+    """400 SentencePiece pieces with byte fallback."""
+    return train_sentencepiece([" ".join(part.split()) for part in STORY.split("\n\n")], 400)
+
+
+@pytest.fixture(scope="session")
+def encoder_tokenizer() -> PreTrainedTokenizerFast:
+    """A lower-casing WordPiece tokenizer with [CLS] and [SEP], as MiniLM's."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.WordPieceTrainer(vocab_size=400, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator([STORY], trainer)
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    names = dict(
+        zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True)
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **names)
+
+
+@pytest.fixture(scope="session")
+def encoder_folder(
+    encoder_tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """The encoder's tokenizer as a folder, the way `prepare` takes a backbone without a network."""
+    folder = tmp_path_factory.mktemp("encoder")
+    encoder_tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def decoder_folder(
+    decoder_tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    folder = tmp_path_factory.mktemp("decoder")
+    decoder_tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def make_processor(
+    encoder_tokenizer: PreTrainedTokenizerBase, decoder_tokenizer: PreTrainedTokenizerBase
+) -> Callable[..., DocumentProcessor]:
+    """hierarchy (default: document, paragraph, sentence), keyword arguments -> processor."""
+
+    def make(*hierarchy: str, max_sentence_tokens: int = 48, language: str = "en") -> DocumentProcessor:
+        levels = hierarchy or ("document", "paragraph", "sentence")
+        return DocumentProcessor(levels, encoder_tokenizer, decoder_tokenizer, max_sentence_tokens, language)
+
+    return make
+
+
+@pytest.fixture
+def story_file(tmp_path: Path) -> Path:
+    path = tmp_path / "story.txt"
+    path.write_text(STORY, encoding="utf-8")
+    return path

@@ -1,0 +1,98 @@
+"""A model from its configuration: backbones by name, or from scratch, and the data's tokenizers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from textvae.config import DecoderConfig, ModelConfig, to_dict
+from textvae.data.processing import DocumentProcessor
+from textvae.model.vae import TextVAEConfig, check_levels
+from textvae.pretrained import resolve_backbone
+from textvae.text_vae import HierarchicalTextVAE
+
+
+def build_model(settings: ModelConfig, processor: DocumentProcessor) -> HierarchicalTextVAE:
+    """A model for data prepared by `processor`, its backbones pretrained where they have a name.
+
+    Raises ValueError when levels, backbones and data do not fit together, OSError when a backbone cannot be
+    found.
+    """
+    check_levels(processor.hierarchy, settings)
+    decoder = _decoder(settings.decoder, processor.decoder_tokenizer)
+    encoder = _encoder(settings.encoder.name, processor.encoder_tokenizer) if settings.levels else None
+    end_id = processor.decoder_tokenizer.eos_token_id
+    start_id = processor.decoder_tokenizer.bos_token_id
+    pad_id = processor.decoder_tokenizer.pad_token_id
+    config = TextVAEConfig(
+        hierarchy=processor.hierarchy,
+        settings=to_dict(settings),
+        encoder=_values(encoder) if encoder is not None else None,
+        decoder=_values(decoder),
+        tokens={
+            "start_id": end_id if start_id is None else start_id,
+            "end_id": end_id,
+            "decoder_pad_id": end_id if pad_id is None else pad_id,
+            "encoder_pad_id": processor.encoder_tokenizer.pad_token_id or 0,
+        },
+    )
+    return HierarchicalTextVAE(config, encoder, decoder, processor)
+
+
+def _encoder(name: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    encoder = AutoModel.from_pretrained(resolve_backbone(name))
+    _check_vocabulary(encoder, tokenizer, f"encoder '{name}'")
+    return encoder
+
+
+def _decoder(settings: DecoderConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    if settings.name is not None:
+        if settings.architecture:
+            raise ValueError("model.decoder: give a name (pretrained) or an architecture (from scratch), not both")
+        if _is_run(settings.name):
+            decoder = HierarchicalTextVAE.from_pretrained(settings.name).decoder.backbone
+        else:
+            decoder = AutoModelForCausalLM.from_pretrained(resolve_backbone(settings.name))
+        _check_vocabulary(decoder, tokenizer, f"decoder '{settings.name}'")
+        return decoder
+    values: dict[str, Any] = dict(settings.architecture)
+    if "model_type" not in values:
+        raise ValueError(
+            "model.decoder needs a name (a Hub name, a folder or a textvae run) or an architecture with a "
+            "model_type, such as {model_type: gpt2, n_layer: 4, n_embd: 256, n_head: 4}"
+        )
+    special = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    try:
+        config = AutoConfig.for_model(values.pop("model_type"), **(special | values))
+    except ValueError as error:
+        raise ValueError(f"model.decoder.architecture: {error}") from None
+    return AutoModelForCausalLM.from_config(config)
+
+
+def _is_run(name: str) -> bool:
+    path = Path(name) / "config.json"
+    if not path.is_file():
+        return False
+    return json.loads(path.read_text(encoding="utf-8")).get("model_type") == TextVAEConfig.model_type
+
+
+def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, what: str) -> None:
+    rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise ValueError(
+            f"{what} knows {rows} tokens but the data were prepared with a tokenizer of {len(tokenizer)}; "
+            "prepare the data with the backbone's own tokenizer"
+        )
+
+
+def _values(backbone: PreTrainedModel) -> dict[str, Any]:
+    """A backbone's configuration as the plain values that `TextVAEConfig` stores."""
+    return backbone.config.to_diff_dict() | {"model_type": backbone.config.model_type}

@@ -1,0 +1,244 @@
+"""Every knob of textvae: frozen dataclasses, read from YAML and `section.key=value` overrides.
+
+Defaults, then the YAML file, then the overrides. Unknown keys and values of the wrong type raise a
+`ValueError` that names the key and where it came from. This module imports nothing of the package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+STRICT = ConfigDict(extra="forbid")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, config=STRICT)
+class DataConfig:
+    path: str = ""
+    """Folder written by `textvae prepare`."""
+    batch_tokens: PositiveInt = 8192
+    """Predicted decoder tokens per optimiser step, over all processes and accumulation steps."""
+    micro_batch_tokens: PositiveInt = 8192
+    """Predicted decoder tokens per forward pass of one process; a longer document is a batch of its own."""
+    num_workers: int = Field(0, ge=0)
+
+
+@dataclass(frozen=True, config=STRICT)
+class EncoderConfig:
+    name: str = "sentence-transformers/all-MiniLM-L6-v2"
+    trainable: bool = False
+    layers: tuple[int, ...] = (-1,)
+    """Hidden states that are mean-pooled and concatenated; 0 is the embedding layer, -1 the last."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class DecoderConfig:
+    name: str | None = None
+    """Hub name, folder or textvae run to start from; None builds `architecture` from scratch."""
+    architecture: dict[str, Any] = Field(default_factory=dict)
+    """`model_type` and further fields of a Hugging Face configuration; vocabulary and special tokens are
+    filled in from the decoder tokenizer."""
+    trainable: bool = True
+    context: str = "sentence"
+    """Level whose unit bounds what a token may see: the lowest level means the sentence itself only."""
+    context_tokens: PositiveInt = 256
+    """A sentence with this many tokens of context behind it starts a new stretch without context."""
+    conditioning: Literal["embedding", "layers"] = "layers"
+    """Where the latents are added: to every token embedding, or to the input of every block as well."""
+    conditioning_width: PositiveInt = 512
+    word_dropout: float = Field(0.0, ge=0, lt=1)
+    """Probability of hiding an input token during training (Bowman et al. 2016)."""
+    context_dropout: float = Field(0.0, ge=0, lt=1)
+    """Probability of hiding a whole preceding sentence from wider contexts during training (VHCR)."""
+    gradient_checkpointing: bool = False
+
+
+@dataclass(frozen=True, config=STRICT)
+class LevelConfig:
+    name: str
+    latent_size: PositiveInt = 32
+    prior: Literal["autoregressive", "independent"] = "autoregressive"
+    posterior_sees_ancestors: bool = True
+    initial_posterior_std: float = Field(0.1, gt=0)
+
+
+@dataclass(frozen=True, config=STRICT)
+class UnitConfig:
+    """Transformers over the units of a level: the bottom-up contextualiser and the autoregressive prior."""
+
+    width: PositiveInt = 256
+    layers: PositiveInt = 2
+    heads: PositiveInt = 4
+    window: PositiveInt = 128
+    """Units look this far; relative positions never exceed it, so any number of units works."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class ModelConfig:
+    levels: tuple[LevelConfig, ...] = (
+        LevelConfig("document", 64),
+        LevelConfig("paragraph", 32),
+        LevelConfig("sentence", 32),
+    )
+    """Levels that carry a latent, top first; empty is a plain language model."""
+    units: UnitConfig = UnitConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    decoder: DecoderConfig = DecoderConfig()
+
+    def __post_init__(self) -> None:
+        names = [level.name for level in self.levels]
+        if len(set(names)) != len(names):
+            raise ValueError(f"levels {names} contain a name twice")
+        if self.units.width % self.units.heads:
+            raise ValueError(f"units.width {self.units.width} is not a multiple of units.heads {self.units.heads}")
+
+
+@dataclass(frozen=True, config=STRICT)
+class RatePolicy:
+    """What keeps one level's rate from vanishing or exploding. Times are fractions of training."""
+
+    beta: float = Field(1.0, ge=0)
+    anneal: Literal["constant", "linear", "cyclical"] = "linear"
+    start: float = Field(0.1, ge=0, le=1)
+    """Until here beta is `beta_start`."""
+    end: float = Field(0.5, ge=0, le=1)
+    """From here (linear), or at the end of the last cycle (cyclical), beta is `beta`."""
+    beta_start: float = Field(0.0, ge=0)
+    cycles: PositiveInt = 4
+    free_bits: float = Field(0.0, ge=0)
+    """Nats per latent dimension, on the mean over units, below which the rate is not pushed down."""
+    target_rate: float | None = Field(None, gt=0)
+    """Nats per unit that a controller steers the rate to by scaling beta."""
+    controller_gain: float = Field(0.02, gt=0)
+
+    def __post_init__(self) -> None:
+        if self.anneal != "constant" and self.end <= self.start:
+            raise ValueError(f"rate policy: end ({self.end}) must lie behind start ({self.start})")
+
+
+@dataclass(frozen=True, config=STRICT)
+class ObjectiveConfig:
+    default: RatePolicy = RatePolicy()
+    levels: dict[str, RatePolicy] = Field(default_factory=dict)
+    """Policies of single levels; a level not named here follows `default`."""
+    balance_until: float = Field(0.0, ge=0, le=1)
+    """Fraction of training during which beta is shared out between levels by their rates (NVAE)."""
+
+    def policy(self, level: str) -> RatePolicy:
+        return self.levels.get(level, self.default)
+
+
+@dataclass(frozen=True, config=STRICT)
+class TrainConfig:
+    output: str = ""
+    """Run folder; empty means runs/<name of the configuration file>."""
+    steps: PositiveInt = 1000
+    learning_rate: float = Field(1e-3, gt=0)
+    """For parameters that start from scratch."""
+    pretrained_learning_rate: float = Field(1e-4, ge=0)
+    """For the pretrained encoder and decoder, where trainable."""
+    warmup_steps: int = Field(50, ge=0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    final_learning_rate: float = Field(0.1, ge=0, le=1)
+    """Learning rate at the last step, as a fraction of the peak."""
+    weight_decay: float = Field(0.01, ge=0)
+    max_gradient_norm: float = Field(1.0, gt=0)
+    mixed_precision: Literal["no", "bf16", "fp16"] = "bf16"
+    seed: int = 0
+    log_every: PositiveInt = 10
+    validate_every: PositiveInt = 200
+    validation_documents: PositiveInt = 200
+    save_every: PositiveInt = 200
+    resume: bool = False
+    """Continue from the run folder's last checkpoint."""
+    tracker: Literal["tensorboard", "none"] = "tensorboard"
+
+
+@dataclass(frozen=True, config=STRICT)
+class Config:
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    train: TrainConfig = TrainConfig()
+
+    def __post_init__(self) -> None:
+        names = [level.name for level in self.model.levels]
+        for name in self.objective.levels:
+            if name not in names:
+                raise ValueError(f"objective.levels names '{name}', but the model's levels are {names}")
+
+
+def parse(kind: type[T], values: Any, origin: str) -> T:
+    """`values` (plain dicts, lists, scalars) as a configuration of class `kind`.
+
+    Raises ValueError naming every offending key and `origin`.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            key = ".".join(str(part) for part in problem["loc"]) or "(root)"
+            kind_of_problem = "unknown key" if problem["type"] == "unexpected_keyword_argument" else problem["msg"]
+            lines.append(f"  {key}: {kind_of_problem} (got {problem['input']!r})")
+        raise ValueError(f"bad configuration in {origin}:\n" + "\n".join(lines)) from None
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The YAML file at `path` on top of the defaults, `overrides` (`section.key=value`) on top of it.
+
+    An entry of `model.levels` is addressed by its name: `model.levels.document.latent_size=16`.
+    Raises ValueError for an unreadable file, an unknown key or a value of the wrong type.
+    """
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError:
+        raise ValueError(f"configuration file {path} does not exist") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"configuration file {path} is not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"configuration file {path} must hold a mapping of sections, got {type(values).__name__}")
+    if overrides:
+        parse(Config, values, str(path))
+        for override in overrides:
+            _apply(values, override)
+    config = parse(Config, values, f"{path} {' '.join(overrides)}".strip())
+    if not config.train.output:
+        values.setdefault("train", {})["output"] = str(Path("runs") / path.stem)
+        config = parse(Config, values, str(path))
+    return config
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ValueError(f"override '{override}' is not of the form section.key=value")
+    *parents, last = key.split(".")
+    node: Any = values
+    for depth, part in enumerate(parents):
+        if isinstance(node, list):
+            node = next((entry for entry in node if entry.get("name") == part), None)
+        else:
+            node = node.setdefault(part, _default_levels() if parents[: depth + 1] == ["model", "levels"] else {})
+        if not isinstance(node, dict | list):
+            raise ValueError(f"override '{override}': there is no '{'.'.join(parents[: depth + 1])}'")
+    if isinstance(node, list):
+        raise ValueError(f"override '{override}': name an entry's key, as in model.levels.NAME.latent_size")
+    node[last] = yaml.safe_load(text)
+
+
+def _default_levels() -> list[dict[str, Any]]:
+    return [asdict(level) for level in ModelConfig().levels]
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A configuration as plain values, ready for YAML or JSON."""
+    return TypeAdapter(type(config)).dump_python(config, mode="json")

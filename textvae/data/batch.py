@@ -1,0 +1,328 @@
+"""Documents as tensors: flat units with parent indices, and tokens in a few padded shapes.
+
+Shapes: B documents, U_l units of level l, S sentences (units of the lowest level), N predicted tokens
+(sentence ends included), R rows, C columns.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from itertools import pairwise
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from textvae.data.document import EncodedDocument
+
+T = TypeVar("T")
+IGNORED = -1
+
+
+@dataclass(frozen=True)
+class BatchLayout:
+    """What the model asks of its batches."""
+
+    hierarchy: tuple[str, ...]
+    context: str
+    context_tokens: int
+    start_id: int
+    end_id: int
+    decoder_pad_id: int
+    encoder_pad_id: int
+    chunk_tokens: int = 8192
+    """Padded tokens of one chunk at most (a longer sequence is a chunk of its own)."""
+
+
+@dataclass(frozen=True)
+class PackedRows:
+    """The units of several documents laid side by side in rows."""
+
+    slot: Tensor
+    """[U] position of every unit in the flattened rows."""
+    segment: Tensor
+    """[R, C] document of every slot, -1 where empty."""
+    position: Tensor
+    """[R, C] reading-order number within the document."""
+
+    def scatter(self, values: Tensor) -> Tensor:
+        """[U, D] -> [R, C, D], zeros where empty."""
+        rows, columns = self.segment.shape
+        out = values.new_zeros(rows * columns, values.shape[-1])
+        return out.index_copy(0, self.slot, values).view(rows, columns, -1)
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """[R, C, D] -> [U, D]."""
+        return rows.flatten(0, 1)[self.slot]
+
+    def mask(self, window: int, causal: bool) -> Tensor:
+        """[R, 1, C, C], true where a unit may look: its own document, at most `window` - 1 units away."""
+        same = self.segment[:, :, None] == self.segment[:, None, :]
+        distance = self.position[:, :, None] - self.position[:, None, :]
+        near = (distance >= 0) & (distance < window) if causal else distance.abs() < window
+        return (same & near)[:, None]
+
+
+@dataclass(frozen=True)
+class UnitLevel:
+    """All units of one level, documents and then reading order."""
+
+    name: str
+    parent: Tensor
+    """[U] index of the parent among the units of the level above; the unit's own index at the root."""
+    document: Tensor
+    """[U] index of the document."""
+    index: Tensor
+    """[U] reading-order number within the document."""
+    last: Tensor
+    """[U] whether the unit ends its parent (always true at the root)."""
+    rows: PackedRows
+
+    def __len__(self) -> int:
+        return len(self.parent)
+
+
+@dataclass(frozen=True)
+class TokenChunk:
+    """Sequences of similar length, padded on the right to one shape [R, C]."""
+
+    ids: Tensor
+    """[R, C] input tokens."""
+    sentence: Tensor
+    """[R, C] sentence of every position; 0 where empty."""
+    token: Tensor
+    """[R, C] index of the predicted token among all N of the batch; -1 where empty."""
+
+
+@dataclass(frozen=True)
+class EncoderChunk:
+    """Sentences of similar length for the encoder, padded on the right."""
+
+    ids: Tensor
+    """[R, C]"""
+    mask: Tensor
+    """[R, C] 1 on real tokens; an empty row has a single 1."""
+    sentence: Tensor
+    """[R] sentence of every row; -1 for an empty row."""
+
+
+@dataclass(frozen=True)
+class DocumentBatch:
+    ids: tuple[str, ...]
+    document_key: Tensor
+    """[B] stable 64-bit key of the document's id, for keyed noise."""
+    levels: tuple[UnitLevel, ...]
+    """The data's hierarchy, top first, whether or not the model has a latent there."""
+    tokens: Tensor
+    """[N] predicted tokens in reading order, every sentence closed by the end token."""
+    token_sentence: Tensor
+    """[N] sentence of every predicted token."""
+    sentence_end: Tensor
+    """[S] index of every sentence's end among the N tokens."""
+    decoder_chunks: tuple[TokenChunk, ...]
+    encoder_chunks: tuple[EncoderChunk, ...]
+    """Empty when `features` are given."""
+    features: Tensor | None
+    """[S, D] cached pooled states of a frozen encoder."""
+
+    def __len__(self) -> int:
+        return len(self.document_key)
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.tokens)
+
+    def level_number(self, name: str) -> int:
+        return next(number for number, level in enumerate(self.levels) if level.name == name)
+
+    def ancestor(self, of: int, at: int) -> Tensor:
+        """[U_of] index of every unit's ancestor at level `at` (itself when `at` is `of`)."""
+        index = torch.arange(len(self.levels[of]), device=self.document_key.device)
+        for level in reversed(self.levels[at + 1 : of + 1]):
+            index = level.parent[index]
+        return index
+
+    def to(self, device: torch.device) -> DocumentBatch:
+        return _move(self, device)
+
+
+def key_of(text: str) -> int:
+    """A stable signed 64-bit key for a document id or a level's name."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
+
+
+def collate(documents: Sequence[EncodedDocument], layout: BatchLayout) -> DocumentBatch:
+    """One batch, its documents in the given order. Raises ValueError when there is none."""
+    if not documents:
+        raise ValueError("cannot make a batch of no documents")
+    levels = _unit_levels(documents, layout.hierarchy)
+    lengths = np.concatenate([np.asarray(d.decoder_lengths, dtype=np.int64) for d in documents])
+    text = np.concatenate([np.asarray(d.decoder_ids, dtype=np.int64) for d in documents])
+    ends = np.cumsum(lengths + 1) - 1
+    tokens = np.full(len(text) + len(lengths), layout.end_id, dtype=np.int64)
+    tokens[np.setdiff1d(np.arange(len(tokens)), ends, assume_unique=True)] = text
+    features = None
+    if documents[0].features is not None:
+        flat = [np.asarray(d.features, dtype=np.float32).reshape(len(d.decoder_lengths), -1) for d in documents]
+        features = torch.from_numpy(np.concatenate(flat))
+    return DocumentBatch(
+        ids=tuple(d.id for d in documents),
+        document_key=torch.tensor([key_of(d.id) for d in documents]),
+        levels=levels,
+        tokens=torch.from_numpy(tokens),
+        token_sentence=torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths + 1)),
+        sentence_end=torch.from_numpy(ends),
+        decoder_chunks=tuple(_decoder_chunks(tokens, ends, levels, layout)),
+        encoder_chunks=() if features is not None else tuple(_encoder_chunks(documents, layout)),
+        features=features,
+    )
+
+
+def _unit_levels(documents: Sequence[EncodedDocument], hierarchy: tuple[str, ...]) -> tuple[UnitLevel, ...]:
+    levels = []
+    above = np.arange(len(documents))  # document of every unit one level up
+    for depth, name in enumerate(hierarchy):
+        if depth == 0:
+            parent = np.arange(len(documents))
+            last = np.ones(len(documents), dtype=bool)
+            document = above
+        else:
+            counts = np.concatenate([np.asarray(d.structure[depth - 1], dtype=np.int64) for d in documents])
+            parent = np.repeat(np.arange(len(counts)), counts)
+            last = np.zeros(len(parent), dtype=bool)
+            last[np.cumsum(counts) - 1] = True
+            document = above[parent]
+        sizes = np.bincount(document, minlength=len(documents))
+        index = np.arange(len(document)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        levels.append(
+            UnitLevel(
+                name,
+                torch.from_numpy(parent),
+                torch.from_numpy(document),
+                torch.from_numpy(index),
+                torch.from_numpy(last),
+                pack(sizes.tolist()),
+            )
+        )
+        above = document
+    return tuple(levels)
+
+
+def pack(lengths: Sequence[int]) -> PackedRows:
+    """Lay sequences of `lengths` into rows as long as the longest (rounded up to 8), first fit decreasing."""
+    columns = _round_up(max(lengths), 8)
+    free: list[int] = []
+    start = [0] * len(lengths)
+    for sequence in sorted(range(len(lengths)), key=lambda s: -lengths[s]):
+        row = next((r for r, room in enumerate(free) if room >= lengths[sequence]), len(free))
+        if row == len(free):
+            free.append(columns)
+        start[sequence] = (row + 1) * columns - free[row]
+        free[row] -= lengths[sequence]
+    sizes = np.asarray(lengths)
+    position = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    slot = np.repeat(start, sizes) + position
+    segments = np.full(len(free) * columns, IGNORED)
+    positions = np.zeros(len(free) * columns, dtype=np.int64)
+    segments[slot] = np.repeat(np.arange(len(lengths)), sizes)
+    positions[slot] = position
+    shape = (len(free), columns)
+    return PackedRows(
+        torch.from_numpy(slot),
+        torch.from_numpy(segments.reshape(shape)),
+        torch.from_numpy(positions.reshape(shape)),
+    )
+
+
+def _decoder_chunks(
+    tokens: np.ndarray, ends: np.ndarray, levels: tuple[UnitLevel, ...], layout: BatchLayout
+) -> Iterable[TokenChunk]:
+    """Runs of sentences that may see one another. A run ends with its context unit, or before a sentence that
+    has `context_tokens` behind it: what a sentence sees must not depend on its own length."""
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    unit = np.arange(len(ends))
+    context = next(number for number, level in enumerate(levels) if level.name == layout.context)
+    for level in reversed(levels[context + 1 :]):
+        unit = level.parent.numpy()[unit]
+    borders = [0]
+    for sentence in range(1, len(ends)):
+        is_full = starts[sentence] - starts[borders[-1]] >= layout.context_tokens
+        if unit[sentence] != unit[sentence - 1] or is_full:
+            borders.append(sentence)
+    borders.append(len(ends))
+    # A sentence's inputs are the start token and its words; its targets the words and the end token.
+    inputs = np.roll(tokens, 1)
+    inputs[starts] = layout.start_id
+    sentence_of = np.repeat(np.arange(len(ends)), ends - starts + 1)
+    spans = [(starts[first], ends[after - 1] + 1) for first, after in pairwise(borders)]
+    for members, rows, columns in _buckets([stop - start for start, stop in spans], layout.chunk_tokens):
+        ids = np.full((rows, columns), layout.decoder_pad_id)
+        sentence = np.zeros((rows, columns), dtype=np.int64)
+        token = np.full((rows, columns), IGNORED)
+        for row, member in enumerate(members):
+            start, stop = spans[member]
+            ids[row, : stop - start] = inputs[start:stop]
+            sentence[row, : stop - start] = sentence_of[start:stop]
+            token[row, : stop - start] = np.arange(start, stop)
+        yield TokenChunk(torch.from_numpy(ids), torch.from_numpy(sentence), torch.from_numpy(token))
+
+
+def _encoder_chunks(documents: Sequence[EncodedDocument], layout: BatchLayout) -> Iterable[EncoderChunk]:
+    sentences: list[np.ndarray] = []
+    for document in documents:
+        cuts = np.cumsum(document.encoder_lengths)[:-1]
+        sentences.extend(np.split(np.asarray(document.encoder_ids, dtype=np.int64), cuts))
+    yield from encoder_chunks(sentences, layout.encoder_pad_id, layout.chunk_tokens)
+
+
+def encoder_chunks(sentences: Sequence[np.ndarray], pad_id: int, chunk_tokens: int) -> Iterable[EncoderChunk]:
+    """Sentences (token ids with the encoder's special tokens) in chunks of similar length."""
+    for members, rows, columns in _buckets([len(s) for s in sentences], chunk_tokens):
+        ids = np.full((rows, columns), pad_id)
+        mask = np.zeros((rows, columns), dtype=np.int64)
+        mask[:, 0] = 1
+        sentence = np.full(rows, IGNORED)
+        for row, member in enumerate(members):
+            ids[row, : len(sentences[member])] = sentences[member]
+            mask[row, : len(sentences[member])] = 1
+            sentence[row] = member
+        yield EncoderChunk(torch.from_numpy(ids), torch.from_numpy(mask), torch.from_numpy(sentence))
+
+
+def _buckets(lengths: Sequence[int], chunk_tokens: int) -> Iterable[tuple[list[int], int, int]]:
+    """Group sequences of similar length: (members, rows, columns) of every chunk.
+
+    Few distinct shapes, because on some backends every new shape compiles a kernel; a chunk is closed when
+    it is full or when the next sequence would waste more than a quarter of its row.
+    """
+    members: list[int] = []
+    columns = 0
+    for sequence in sorted(range(len(lengths)), key=lambda s: -lengths[s]):
+        full = members and (len(members) + 1) * columns > chunk_tokens
+        wasteful = lengths[sequence] < 0.75 * columns and len(members) * columns > chunk_tokens // 8
+        if full or wasteful:
+            yield members, _round_up(len(members), 8), columns
+            members = []
+        if not members:
+            columns = _round_up(lengths[sequence], 8 if lengths[sequence] <= 64 else 32)
+        members.append(sequence)
+    if members:
+        yield members, _round_up(len(members), 8), columns
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-int(value) // multiple) * multiple
+
+
+def _move(value: T, device: torch.device) -> T:
+    moved: Any = value
+    if isinstance(value, Tensor):
+        moved = value.to(device, non_blocking=True)
+    elif isinstance(value, tuple):
+        moved = tuple(_move(member, device) for member in value)
+    elif is_dataclass(value):
+        moved = type(value)(*(_move(getattr(value, field.name), device) for field in fields(value)))
+    return moved

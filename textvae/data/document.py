@@ -1,0 +1,73 @@
+"""A document before and after preparation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class SourceDocument:
+    """One document as it was read: exactly one of `text`, `paragraphs` and `units` is set."""
+
+    id: str
+    text: str | None = None
+    """Plain text; blank lines separate paragraphs."""
+    paragraphs: list[Any] | None = None
+    """Strings, or lists of sentences."""
+    units: list[Any] | None = None
+    """Nested lists with strings at the bottom, as deep as the hierarchy asks."""
+    title: str | None = None
+    label: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Further fields of the record."""
+
+
+@dataclass(frozen=True)
+class EncodedDocument:
+    """One prepared document: a row of a prepared data set.
+
+    Sentence stands for a unit of the lowest level, whatever its name. S is the number of sentences. Number
+    sequences are lists or integer arrays.
+    """
+
+    id: str
+    title: str | None
+    label: str | None
+    extra: str
+    """Further fields of the source record, as a JSON object."""
+    sentences: Sequence[str]
+    """[S] in reading order. A sentence keeps the separator before it (" " or ""), so the sentences of one
+    parent, concatenated, are the parent's normalised text."""
+    structure: Sequence[Sequence[int]]
+    """structure[l][u] is the number of children of unit u of level l, for every level but the lowest."""
+    encoder_ids: Sequence[int]
+    """The encoder's tokens of all sentences, special tokens included."""
+    encoder_lengths: Sequence[int]
+    """[S] encoder tokens of each sentence."""
+    decoder_ids: Sequence[int]
+    """The decoder's tokens of all sentences, separators included, special tokens not."""
+    decoder_lengths: Sequence[int]
+    """[S] decoder tokens of each sentence."""
+    num_tokens: int
+    """Predicted decoder tokens: those of the sentences, and one end for each sentence."""
+    num_words: int
+    """Whitespace-separated words of `text()`."""
+    num_bytes: int
+    """UTF-8 bytes of `text()`."""
+    features: np.ndarray | None = None
+    """float16 [S * D], pooled features of the frozen encoder, where they were cached."""
+
+    def paragraphs(self) -> Iterator[str]:
+        """Normalised text of every unit above the lowest level (of the only unit, if there is one level)."""
+        start = 0
+        for count in self.structure[-1] if len(self.structure) else [len(self.sentences)]:
+            yield "".join(self.sentences[start : start + count])
+            start += count
+
+    def text(self) -> str:
+        """The normalised text: the units above the lowest level, joined by blank lines."""
+        return "\n\n".join(self.paragraphs())

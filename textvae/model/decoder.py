@@ -1,0 +1,194 @@
+"""Top-down to text: any Hugging Face causal language model, unmodified, conditioned on the latents.
+
+Shapes: S sentences, N predicted tokens, R x C one padded chunk, H hidden size, V vocabulary, E events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import Cache, PreTrainedModel
+
+from textvae.config import DecoderConfig
+from textvae.data.batch import BatchLayout, DocumentBatch, TokenChunk
+from textvae.model.level import StructureScores
+from textvae.model.noise import KeyedNoise
+
+
+@dataclass(frozen=True)
+class DecoderPass:
+    """How the text scored."""
+
+    token_log_prob: Tensor
+    """[N] in nats."""
+    structure: StructureScores
+    """[S, E] ends of the levels that no latent tells."""
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """What is hidden from the decoder's inputs while training."""
+
+    words: Tensor
+    """[N] inputs to blank out (Bowman et al. 2016)."""
+    sentences: Tensor
+    """[S] sentences that later ones may not look back to (utterance drop, Park et al. 2018)."""
+
+
+class Conditioner(nn.Module):
+    """Latents -> one vector for every place where they enter the decoder.
+
+    The last projection starts at zero, so that the model starts as the plain language model exactly.
+    """
+
+    def __init__(self, latent_sizes: Mapping[str, int], width: int, hidden_size: int, num_sites: int) -> None:
+        super().__init__()
+        self.num_sites = num_sites
+        self.inputs = nn.ModuleDict({name: nn.Linear(size, width) for name, size in latent_sizes.items()})
+        self.output = nn.Linear(2 * width, num_sites * hidden_size, bias=False)
+        nn.init.zeros_(self.output.weight)
+
+    def forward(self, z: Mapping[str, Tensor]) -> Tensor:
+        """z by level, each [S, Z_l] gathered at the sentences -> [num_sites, S, H]."""
+        total = torch.stack([project(z[name]) for name, project in self.inputs.items()]).sum(0)
+        vectors = self.output(torch.cat([total, F.gelu(total)], dim=-1))
+        return vectors.unflatten(-1, (self.num_sites, -1)).transpose(0, 1)
+
+
+class Decoder(nn.Module):
+    """Scores text given the latents, and steps through it when sampling.
+
+    Latents are added to the inputs of the decoder's blocks (and of its output layer), each time scaled by
+    the size of the state that they are added to.
+    """
+
+    def __init__(self, backbone: PreTrainedModel, config: DecoderConfig, latent_sizes: Mapping[str, int],
+                 num_events: int, layout: BatchLayout) -> None:  # fmt: skip
+        super().__init__()
+        self.backbone = backbone
+        self.layout = layout
+        self.word_dropout = config.word_dropout
+        self.context_dropout = config.context_dropout
+        self.checkpointing = config.gradient_checkpointing
+        if not config.trainable:
+            backbone.requires_grad_(False)
+        hidden_size = backbone.get_input_embeddings().embedding_dim
+        self.structure = nn.Linear(hidden_size, num_events) if num_events else None
+        sites = _sites(backbone) if config.conditioning == "layers" else _sites(backbone)[:1]
+        self.conditioner = None
+        if latent_sizes:
+            self.conditioner = Conditioner(latent_sizes, config.conditioning_width, hidden_size, len(sites))
+            for number, site in enumerate(sites):
+                site.register_forward_pre_hook(self._adder(number), with_kwargs=True)
+        self._at_positions: Tensor | None = None
+
+    def forward(self, z: Mapping[str, Tensor], batch: DocumentBatch, events: Tensor,
+                noise: KeyedNoise | None = None) -> DecoderPass:  # fmt: skip
+        """Score all text of `batch` under the latents `z`, each [S, Z_l]; `events` [S, E].
+
+        `noise` given means training: words and context are dropped as configured. A document that does not
+        fit into memory is decoded chunk by chunk, recomputed in the backward pass.
+        """
+        vectors = self.conditioner(z) if self.conditioner is not None else None
+        hidden = self._hide(batch, noise) if noise is not None else None
+        padded = sum(chunk.ids.numel() for chunk in batch.decoder_chunks)
+        recompute = torch.is_grad_enabled() and (self.checkpointing or padded > 2 * self.layout.chunk_tokens)
+        log_prob = torch.zeros(batch.num_tokens + 1, device=batch.tokens.device)
+        logits = torch.zeros(batch.num_tokens + 1, events.shape[-1], device=batch.tokens.device)
+        for chunk in batch.decoder_chunks:
+            if recompute:
+                scored = checkpoint(self._score, chunk, vectors, hidden, batch.tokens, use_reentrant=False)
+            else:
+                scored = self._score(chunk, vectors, hidden, batch.tokens)
+            # Padding goes to a spare place at the end.
+            place = torch.where(chunk.token >= 0, chunk.token, batch.num_tokens).flatten()
+            log_prob = log_prob.index_copy(0, place, scored[0].flatten())
+            logits = logits.index_copy(0, place, scored[1].flatten(0, 1))
+        return DecoderPass(log_prob[:-1], StructureScores(logits[batch.sentence_end], events))
+
+    def _score(self, chunk: TokenChunk, vectors: Tensor | None, hidden: Hidden | None,
+               tokens: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Log-probabilities [R, C] and event logits [R, C, E] of one chunk."""
+        embedded = self.backbone.get_input_embeddings()(chunk.ids)
+        inputs: dict[str, Any] = {"inputs_embeds": embedded}
+        if hidden is not None:
+            if self.word_dropout:
+                inputs["inputs_embeds"] = embedded.masked_fill(hidden.words[chunk.token][..., None], 0.0)
+            if self.context_dropout:
+                inputs["attention_mask"] = _mask_without(chunk, hidden.sentences)
+        with self._conditioned(None if vectors is None else vectors[:, chunk.sentence]):
+            output = self.backbone(**inputs, use_cache=False, output_hidden_states=self.structure is not None)
+        log_prob = -F.cross_entropy(output.logits.flatten(0, 1).float(), tokens[chunk.token].flatten(), reduction="none")
+        events = log_prob.new_zeros(*chunk.ids.shape, 0)
+        if self.structure is not None:
+            events = self.structure(output.hidden_states[-1]).float()
+        return log_prob.view_as(chunk.ids), events
+
+    def step(self, ids: Tensor, vectors: Tensor | None, cache: Cache) -> tuple[Tensor, Tensor]:
+        """The next token's logits [R, V] and the event logits [R, E] after reading `ids` [R, C].
+
+        vectors: [num_sites, R, H] for the sentence being written; `cache` moves on.
+        """
+        at_positions = None if vectors is None else vectors[:, :, None].expand(-1, -1, ids.shape[1], -1)
+        with self._conditioned(at_positions):
+            output = self.backbone(input_ids=ids, past_key_values=cache, output_hidden_states=True)
+        last = output.hidden_states[-1][:, -1]
+        events = last.new_zeros(len(ids), 0) if self.structure is None else self.structure(last)
+        return output.logits[:, -1].float(), events.float()
+
+    def _hide(self, batch: DocumentBatch, noise: KeyedNoise) -> Hidden:
+        document = batch.levels[-1].document
+        number = batch.levels[-1].index
+        key = batch.document_key[document]
+        within = torch.arange(batch.num_tokens, device=key.device)
+        within = within - (batch.sentence_end - torch.bincount(batch.token_sentence) + 1)[batch.token_sentence]
+        place = number[batch.token_sentence] * (1 << 20) + within
+        words = noise.uniform(key[batch.token_sentence], "word dropout", place) < self.word_dropout
+        # The start token carries no word: hiding it would only blur where the sentence begins.
+        return Hidden(words & (within > 0), noise.uniform(key, "context dropout", number) < self.context_dropout)
+
+    @contextmanager
+    def _conditioned(self, at_positions: Tensor | None) -> Iterator[None]:
+        """Within, the hooks add `at_positions` [num_sites, R, C, H]."""
+        self._at_positions = at_positions
+        try:
+            yield
+        finally:
+            self._at_positions = None
+
+    def _adder(self, number: int) -> Any:
+        def add(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if self._at_positions is None:
+                return None
+            state = args[0] if args else kwargs["hidden_states"]
+            scale = state.detach().float().square().mean(-1, keepdim=True).sqrt()
+            state = state + (scale * self._at_positions[number].float()).to(state.dtype)
+            return ((state, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": state})
+
+        return add
+
+
+def _sites(backbone: PreTrainedModel) -> list[nn.Module]:
+    """The modules whose inputs latents are added to: every block, and the output layer."""
+    depth = backbone.config.get_text_config().num_hidden_layers
+    for module in backbone.base_model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == depth:
+            return [*module, backbone.get_output_embeddings()]
+    raise ValueError(
+        f"decoder {type(backbone).__name__} has no list of its {depth} blocks to condition; "
+        "choose a causal language model such as gpt2, SmolLM2 or Qwen3"
+    )
+
+
+def _mask_without(chunk: TokenChunk, dropped: Tensor) -> Tensor:
+    """[R, 1, C, C] causal mask through which no sentence sees an earlier dropped one."""
+    same = chunk.sentence[:, :, None] == chunk.sentence[:, None, :]
+    visible = same | ~dropped[chunk.sentence][:, None, :]
+    return (visible & torch.ones_like(visible).tril())[:, None]

@@ -1,0 +1,194 @@
+"""One latent level: its inference part (posterior) and its generative part (prior, structure).
+
+Shapes: U units, K parallel documents, D unit width, Z latent size, E structure events told at this level.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from textvae.config import LevelConfig, UnitConfig
+from textvae.data.batch import UnitLevel
+from textvae.model.gaussian import DiagonalGaussian, raw_log_variance
+from textvae.model.units import UnitTransformer
+
+LatentSource = Literal["posterior", "mean", "prior"] | Tensor
+"""Where a level's z comes from: a posterior sample, the posterior mean, a prior sample, or given [U, Z]."""
+
+
+@dataclass(frozen=True)
+class StructureScores:
+    """Whether units end their parents: Bernoulli logits and what happened."""
+
+    logits: Tensor
+    """[U, E]"""
+    events: Tensor
+    """[U, E] 1 where a parent ends, -1 where it goes on, 0 where the question does not arise."""
+
+    @property
+    def log_prob(self) -> Tensor:
+        """[U] in nats."""
+        return (F.logsigmoid(self.events * self.logits.float()) * self.events.abs()).sum(-1)
+
+
+@dataclass(frozen=True)
+class LevelPass:
+    """What one level did for a batch."""
+
+    name: str
+    z: Tensor
+    """[U, Z]"""
+    prior: DiagonalGaussian
+    posterior: DiagonalGaussian | None
+    """None when nothing was inferred at this level."""
+    structure: StructureScores
+
+    @property
+    def rate(self) -> Tensor:
+        """KL(posterior || prior) of every unit and dimension [U, Z], nats."""
+        if self.posterior is None:
+            raise ValueError(f"level '{self.name}' was not inferred, so it has no rate")
+        return self.posterior.kl(self.prior)
+
+
+@dataclass
+class LevelState:
+    """Where K parallel documents stand when the units of a level are drawn one after the other."""
+
+    previous: Tensor
+    """[K, D] what the next unit is told of the one before."""
+    cache: DynamicCache | None
+    first: bool = True
+
+
+class Level(nn.Module):
+    """Prior, structure and posterior of the units of one level.
+
+    `above` [U, D] is the top-down state of a unit's ancestors: all that the level knows of them.
+    """
+
+    def __init__(self, config: LevelConfig, units: UnitConfig, *, num_events: int, is_root: bool,
+                 has_parent: bool, has_child: bool) -> None:  # fmt: skip
+        """`is_root`: one unit a document, so there are no siblings; `has_parent`, `has_child`: whether
+        another latent level stands above, below."""
+        super().__init__()
+        self.name = config.name
+        self.latent_size = config.latent_size
+        self.posterior_sees_ancestors = config.posterior_sees_ancestors
+        self.has_parent = has_parent
+        width, size = units.width, config.latent_size
+        self.posterior = _perceptron(2 * width, width, 2 * size)
+        with torch.no_grad():
+            output = self.posterior[-1]
+            output.weight[size:].zero_()
+            output.bias[size:].fill_(raw_log_variance(config.initial_posterior_std))
+        self.siblings = None
+        if config.prior == "autoregressive" and not is_root:
+            self.siblings = UnitTransformer(units, causal=True)
+            self.previous = nn.Linear(size + num_events, width)
+            self.beginning = nn.Parameter(torch.zeros(width))
+        # Without parent or predecessor the prior is N(0, I) and has no parameters.
+        self.prior = nn.Linear(width, 2 * size) if has_parent or self.siblings is not None else None
+        if self.prior is not None:
+            nn.init.zeros_(self.prior.weight)
+            nn.init.zeros_(self.prior.bias)
+        self.structure = _perceptron(width + size, width, num_events) if num_events else None
+        self.descend = _perceptron(width + size + num_events, width, width) if has_child else None
+
+    def forward(self, above: Tensor, features: Tensor | None, level: UnitLevel, events: Tensor,
+                source: LatentSource, noise: Tensor) -> LevelPass:  # fmt: skip
+        """All units in parallel. `features` [U, D] may be None when `source` needs no posterior; `noise` [U, Z]."""
+        posterior = None if features is None else self.infer(features, above)
+        if isinstance(source, Tensor):
+            z = source
+        elif source == "prior":
+            z = self.sample_prior(above, level, events, noise)
+        elif posterior is None:
+            raise ValueError(f"level '{self.name}': source '{source}' needs the text's features")
+        else:
+            z = posterior.sample(noise) if source == "posterior" else posterior.mean
+        state = self._states(above, z, level, events)
+        return LevelPass(
+            self.name, z, self._prior(state, level.index == 0), posterior, self._structure(state, z, events)
+        )
+
+    def infer(self, features: Tensor, above: Tensor) -> DiagonalGaussian:
+        """q(z | ancestors, text) of every unit, siblings in parallel."""
+        seen = above if self.posterior_sees_ancestors else torch.zeros_like(above)
+        return DiagonalGaussian.from_parameters(self.posterior(torch.cat([features, seen], dim=-1)))
+
+    def state_below(self, above: Tensor, z: Tensor, events: Tensor) -> Tensor:
+        """The top-down state [U, D] that the children of these units stand under."""
+        if self.descend is None:
+            raise AssertionError(f"level '{self.name}' has no level below")
+        return above + self.descend(torch.cat([above, z, events], dim=-1))
+
+    def start(self, above: Tensor) -> LevelState:
+        """The state before the first unit of K documents, for `next_prior` and `commit`; above [K, D]."""
+        if self.siblings is None:
+            return LevelState(torch.zeros_like(above), None)
+        return LevelState(self.beginning.expand_as(above), self.siblings.start())
+
+    def next_prior(self, state: LevelState, above: Tensor) -> tuple[Tensor, DiagonalGaussian]:
+        """The next unit's hidden state [K, D] and p(z) given the units committed so far and `above` [K, D]."""
+        hidden = above if self.siblings is None else self.siblings.step(above + state.previous, state.cache)
+        first = torch.full((len(above),), state.first, device=above.device)
+        return hidden, self._prior(hidden, first)
+
+    def commit(self, state: LevelState, z: Tensor, events: Tensor) -> None:
+        """Tell `state` what was drawn: z [K, Z] and events [K, E]."""
+        state.first = False
+        if self.siblings is not None:
+            state.previous = self.previous(torch.cat([z, events], dim=-1))
+
+    def structure_logits(self, hidden: Tensor, z: Tensor) -> Tensor:
+        """[U, E]"""
+        if self.structure is None:
+            return z.new_zeros(len(z), 0)
+        return self.structure(torch.cat([hidden, z], dim=-1))
+
+    def sample_prior(self, above: Tensor, level: UnitLevel, events: Tensor, noise: Tensor) -> Tensor:
+        """Ancestral samples [U, Z] for a given structure, one unit of every document at a time."""
+        if self.siblings is None:
+            return self._prior(above, level.index == 0).sample(noise)
+        num_documents = int(level.document.max()) + 1
+        longest = int(level.index.max()) + 1
+        # Documents that have ended go on with unit 0's inputs; what they draw is not kept.
+        unit = torch.zeros(num_documents, longest, dtype=torch.long, device=above.device)
+        unit[level.document, level.index] = torch.arange(len(level), device=above.device)
+        state = self.start(above[unit[:, 0]])
+        drawn = []
+        for column in unit.unbind(dim=1):
+            _, prior = self.next_prior(state, above[column])
+            drawn.append(prior.sample(noise[column]))
+            self.commit(state, drawn[-1], events[column])
+        return torch.stack(drawn, dim=1)[level.document, level.index]
+
+    def _states(self, above: Tensor, z: Tensor, level: UnitLevel, events: Tensor) -> Tensor:
+        if self.siblings is None:
+            return above
+        told = self.previous(torch.cat([z, events], dim=-1))
+        before = torch.cat([told[:1], told[:-1]])
+        before = torch.where((level.index == 0)[:, None], self.beginning.to(before.dtype), before)
+        return self.siblings(above + before, level.rows)
+
+    def _prior(self, state: Tensor, first: Tensor) -> DiagonalGaussian:
+        if self.prior is None:
+            return DiagonalGaussian.standard((len(state), self.latent_size), state.device)
+        parameters = self.prior(state)
+        if not self.has_parent:
+            parameters = torch.where(first[:, None], torch.zeros_like(parameters), parameters)
+        return DiagonalGaussian.from_parameters(parameters)
+
+    def _structure(self, state: Tensor, z: Tensor, events: Tensor) -> StructureScores:
+        return StructureScores(self.structure_logits(state, z), events)
+
+
+def _perceptron(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs))

@@ -1,0 +1,152 @@
+"""The whole model as a Hugging Face `PreTrainedModel`: encoder -> hierarchy -> decoder.
+
+Shapes: S sentences, U_l units of level l, N predicted tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from textvae.config import ModelConfig, parse
+from textvae.data.batch import BatchLayout, DocumentBatch
+from textvae.model.decoder import Decoder, DecoderPass
+from textvae.model.encoder import BottomUp, SentenceEncoder
+from textvae.model.hierarchy import Hierarchy, HierarchyPass, structure_events
+from textvae.model.level import LatentSource
+from textvae.model.noise import KeyedNoise
+
+
+class TextVAEConfig(PretrainedConfig):
+    """Everything that rebuilds the model without its training data."""
+
+    model_type = "textvae"
+
+    def __init__(
+        self,
+        hierarchy: Sequence[str] = ("document", "paragraph", "sentence"),
+        settings: Mapping[str, Any] | None = None,
+        encoder: Mapping[str, Any] | None = None,
+        decoder: Mapping[str, Any] | None = None,
+        tokens: Mapping[str, int] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """hierarchy: names of the data's levels, top first; settings: a `ModelConfig` as plain values;
+        encoder, decoder: Hugging Face configurations as dicts; tokens: `start_id`, `end_id`,
+        `decoder_pad_id` and `encoder_pad_id`."""
+        self.hierarchy = list(hierarchy)
+        self.settings = dict(settings or {})
+        self.encoder = dict(encoder or {})
+        self.decoder = dict(decoder or {})
+        self.tokens = dict(tokens or {})
+        super().__init__(**kwargs)
+
+    @property
+    def model_config(self) -> ModelConfig:
+        return parse(ModelConfig, self.settings, "the model's config.json")
+
+
+@dataclass(frozen=True)
+class VAEOutput:
+    """Distributions and scores; the objective alone makes a loss of them."""
+
+    hierarchy: HierarchyPass
+    text: DecoderPass
+
+
+class DocumentVAE(PreTrainedModel):
+    """Latents for every unit of a document, inferred bottom-up and decoded top-down.
+
+    Works on tensors; `textvae.HierarchicalTextVAE` adds the text.
+    """
+
+    config_class = TextVAEConfig
+    base_model_prefix = "textvae"
+    supports_gradient_checkpointing = False
+    _supports_sdpa = True
+
+    def __init__(self, config: TextVAEConfig, encoder: PreTrainedModel | None = None,
+                 decoder: PreTrainedModel | None = None) -> None:  # fmt: skip
+        """`encoder`, `decoder`: pretrained backbones; None builds them from `config` (their weights then
+        come with the rest)."""
+        super().__init__(config)
+        settings = config.model_config
+        names = check_levels(config.hierarchy, settings)
+        self.encoder = None
+        self.bottom_up = None
+        if names:
+            backbone = encoder or AutoModel.from_config(_backbone_config(config.encoder))
+            self.encoder = SentenceEncoder(backbone, settings.encoder.layers, settings.encoder.trainable)
+            top = config.hierarchy.index(names[0])
+            self.bottom_up = BottomUp(self.encoder.feature_size, config.hierarchy, top, settings.units)
+        self.hierarchy = Hierarchy(config.hierarchy, settings.levels, settings.units)
+        self.layout = BatchLayout(
+            hierarchy=tuple(config.hierarchy),
+            context=settings.decoder.context,
+            context_tokens=settings.decoder.context_tokens,
+            **config.tokens,
+        )
+        self.decoder = Decoder(
+            decoder or AutoModelForCausalLM.from_config(_backbone_config(config.decoder)),
+            settings.decoder,
+            {level.name: level.latent_size for level in settings.levels},
+            len(self.hierarchy.plan.decoder),
+            self.layout,
+        )
+        self.post_init()
+
+    def _init_weights(self, module: Any) -> None:
+        """Modules initialise themselves; Hugging Face's default would undo their zero starts."""
+
+    @property
+    def level_names(self) -> tuple[str, ...]:
+        """Levels that carry a latent, top first."""
+        return tuple(self.hierarchy.levels)
+
+    def features(self, batch: DocumentBatch) -> dict[str, Tensor] | None:
+        """Bottom-up features [U_l, D] by level; None for a plain language model."""
+        if self.encoder is None or self.bottom_up is None:
+            return None
+        sentences = batch.features
+        if sentences is None:
+            sentences = self.encoder(batch.encoder_chunks, len(batch.levels[-1]))
+        return self.bottom_up(sentences, batch)
+
+    def forward(
+        self, batch: DocumentBatch, noise: KeyedNoise, sources: Mapping[str, LatentSource] | None = None
+    ) -> VAEOutput:
+        """Infer, draw and score. `sources` says where each level's z comes from (default: its posterior)."""
+        passed = self.hierarchy(self.features(batch), batch, noise, sources)
+        return VAEOutput(passed, self.score_text(passed.z, batch, noise if self.training else None))
+
+    def score_text(self, z: Mapping[str, Tensor], batch: DocumentBatch, noise: KeyedNoise | None = None) -> DecoderPass:
+        """p(text | z) for latents by level, each [U_l, Z_l]; `noise` only when training."""
+        lowest = len(batch.levels) - 1
+        gathered = {name: z[name][batch.ancestor(lowest, batch.level_number(name))] for name in self.level_names}
+        events = structure_events(batch, lowest, self.hierarchy.plan.decoder)
+        return self.decoder(gathered, batch, events, noise)
+
+    def set_chunk_tokens(self, chunk_tokens: int) -> None:
+        """Padded tokens that are decoded at a time: the memory budget of training and scoring."""
+        self.layout = replace(self.layout, chunk_tokens=chunk_tokens)
+        self.decoder.layout = self.layout
+
+
+def check_levels(hierarchy: Sequence[str], settings: ModelConfig) -> tuple[str, ...]:
+    """The latent levels' names; ValueError when one, or the context, is not a level of the data or out of order."""
+    names = tuple(level.name for level in settings.levels)
+    for name in (*names, settings.decoder.context):
+        if name not in hierarchy:
+            raise ValueError(f"there is no level '{name}' in the data; its levels are {list(hierarchy)}, top first")
+    if list(names) != sorted(names, key=list(hierarchy).index):
+        raise ValueError(f"model.levels {list(names)} must stand in the data's order {list(hierarchy)}, top first")
+    return names
+
+
+def _backbone_config(values: Mapping[str, Any]) -> PretrainedConfig:
+    values = dict(values)
+    return AutoConfig.for_model(values.pop("model_type"), **values)

