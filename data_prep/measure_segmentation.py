@@ -73,10 +73,7 @@ def score(segment: Callable[[str], list[str]]) -> BorderScore:
 
 def candidates() -> Iterator[tuple[str, Callable[[str], list[str]]]]:
     """Name and function of every installed candidate, textvae's own choice first."""
-    yield "textvae (sentencex + rules)", lambda text: segment_sentences(text, "en")
-    import sentencex
-
-    yield "sentencex", lambda text: list(sentencex.segment("en", text))
+    yield "sentencex (as textvae uses it)", lambda text: segment_sentences(text, "en")
     if _installed("nupunkt"):
         import nupunkt
 

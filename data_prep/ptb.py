@@ -1,10 +1,13 @@
 """Penn Treebank (Mikolov's files) -> one JSON line a sentence, for a hierarchy of one level.
 
     python data_prep/ptb.py FOLDER --out data/ptb-jsonl
-    python data_prep/train_tokenizer.py data/ptb-jsonl --out data/ptb-words --kind words --size 10002 --hierarchy sentence
-    textvae prepare data/ptb-jsonl --out data/ptb --hierarchy sentence --decoder data/ptb-words
+    python data_prep/train_tokenizer.py data/ptb-jsonl --out data/ptb-words --kind words --size 10002 \\
+        --hierarchy sentence
+    textvae prepare data/ptb-jsonl --out data/ptb --hierarchy sentence --decoder data/ptb-words \\
+        --max-sentence-tokens 256
 
-10,002: the closed vocabulary of the training split, 9,999 with its `<unk>`, and three special tokens.
+10,002: the closed vocabulary of the training split, 9,999 with its `<unk>`, and three special tokens. The
+encoder spells `<unk>` in three tokens, so a few sentences need more room than the usual 128.
 """
 
 import argparse

@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from textvae.data.processing import DocumentProcessor
 from textvae.data.tokenizer import train_sentencepiece
 
-STORY = """The harbour lay quiet in the early light. A single boat moved out past the wall, and its wake spread slowly.
+STORY = """The harbour lay quiet in the early light. A single boat moved out past the wall, and its wake
+spread slowly.
 
 Old Marta watched it from the window of her shop. She had sold rope and lamps there for forty years. Nobody
 had ever asked her to leave the town, and she had never wished to.

@@ -17,7 +17,7 @@ from textvae.data.segmentation import normalise, split_paragraphs
 NASTY = [
     STORY,
     "One sentence only.",
-    "今天天气很好。我们去公园。\n\n你好！",
+    "今天天气很好。我们去公园。\n\n你好。",
     "Emoji 👩‍👩‍👧‍👦 and flags 🇩🇪! Next \U0001f600one.\n\nn\u0303 e\u0301 \u1e9b\u0323",
     "A literal </s> and <pad> and <0x41> and [SEP] are text.",
     "x" * 50_000,
@@ -59,6 +59,13 @@ def test_nasty_texts_come_back_exactly(make_processor, hierarchy, number) -> Non
     check_consistency(document, processor)
     paragraphs = split_paragraphs(NASTY[number])
     assert document.text() == ("\n\n" if len(hierarchy) == 3 else " ").join(paragraphs)
+
+
+def test_text_that_spells_a_special_token_is_text(make_processor) -> None:
+    processor = make_processor()
+    document = processor(SourceDocument("d", text="They wrote </s> and [SEP] here."))
+    assert processor.decoder_tokenizer.eos_token_id not in document.decoder_ids
+    assert document.encoder_ids.count(processor.encoder_tokenizer.sep_token_id) == 1
 
 
 @given(st.text())
@@ -106,7 +113,7 @@ def test_one_level_is_one_sentence_and_longer_text_becomes_several_documents(mak
     for section in sections:
         check_consistency(section, processor)
     with pytest.raises(
-        ValueError, match="document 'd' is one sentence of more than 48 tokens.*max_sentence_tokens"
+        ValueError, match=r"document 'd' is one sentence of more than 48 tokens.*max_sentence_tokens"
     ):
         processor(long)
 
@@ -224,5 +231,5 @@ def test_a_decoder_without_an_end_token_is_refused(encoder_tokenizer) -> None:
 
 @pytest.mark.parametrize(("hierarchy", "limit"), [((), 48), (("a", "a"), 48), (("a", "b"), 7)])
 def test_impossible_settings_are_refused(encoder_tokenizer, decoder_tokenizer, hierarchy, limit) -> None:
-    with pytest.raises(ValueError, match="hierarchy|max_sentence_tokens"):
+    with pytest.raises(ValueError, match=r"hierarchy|max_sentence_tokens"):
         DocumentProcessor(hierarchy, encoder_tokenizer, decoder_tokenizer, limit)

@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 
 from textvae.data.segmentation import cut_evenly, normalise, segment_sentences, split_paragraphs
 
-LETTERS = (
-    "ab. \n\t\u00a0\u3000é e\u0301中。！😀👩\u200d👩\u200d👧\u0000\u0085\u2028\ud800.?!\"'()…Dr. U.S. 3.5"
-)
+LETTERS = "ab. \n\t\u00a0\u3000é e\u0301中。😀👩\u200d👩\u200d👧\u0000\u0085\u2028\ud800.?!\"'()…Dr. U.S. 3.5"
 
 
 @pytest.fixture(scope="module")
@@ -99,4 +97,7 @@ def test_cut_evenly_joins_back_and_makes_progress(raw: str, pieces: int) -> None
 
 def test_cut_evenly_prefers_spaces_and_keeps_accents_with_their_letters() -> None:
     assert cut_evenly("several words here now", 2) == ["several words", " here now"]
-    assert cut_evenly("x" * 8 + "q\u0323\u0307\u0323" + "y" * 8, 2) == ["x" * 8, "q\u0323\u0307\u0323" + "y" * 8]
+    assert cut_evenly("x" * 8 + "q\u0323\u0307\u0323" + "y" * 8, 2) == [
+        "x" * 8,
+        "q\u0323\u0307\u0323" + "y" * 8,
+    ]

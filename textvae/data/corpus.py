@@ -112,25 +112,20 @@ def store_corpus(options: CorpusOptions, cache: Path) -> dict[str, datasets.Data
     """
     source = options.source
     if source != builtin.NAME and Path(source).exists() and options.limit is None:
-        files = {split: [str(file) for file in paths] for split, paths in find_files(source).items()}
-        arguments = {
-            split: {"files": paths, "root": source, "fields": options.fields}
-            for split, paths in files.items()
+        found = {split: [str(file) for file in files] for split, files in find_files(source).items()}
+        return {
+            split: _store(
+                _rows_of_files,
+                {"files": files, "root": source, "fields": options.fields},
+                cache / split,
+                min(options.num_proc, len(files)),
+            )
+            for split, files in found.items()
         }
-        stored = {
-            split: _store(_rows_of_files, arguments[split], cache / split, min(options.num_proc, len(paths)))
-            for split, paths in files.items()
-        }
-    else:
-        splits = list(read_corpus(options))
-        stored = {
-            split: _store(_rows_of_split, {"options": options, "split": split}, cache / split)
-            for split in splits
-        }
-    for split, rows in stored.items():
-        if len(rows) == 0:
-            raise ValueError(f"source '{source}' holds no document in split '{split}'")
-    return stored
+    return {
+        split: _store(_rows_of_split, {"options": options, "split": split}, cache / split)
+        for split in read_corpus(options)
+    }
 
 
 def _rows_of_files(files: list[str], root: str, fields: FieldNames) -> Iterator[dict[str, str | None]]:
@@ -148,6 +143,8 @@ def _store(
     num_proc: int = 1,
 ) -> datasets.Dataset:
     """Several processes share the files among themselves; the rows keep the order of the files."""
+    if next(generate(**arguments), None) is None:
+        raise ValueError(f"there is no document to read in {arguments}")
     try:
         return datasets.Dataset.from_generator(
             generate,
@@ -208,7 +205,8 @@ def carve_splits(splits: dict[str, datasets.Dataset], options: CarveOptions) -> 
             "and test_fraction to 0, or give these splits as files of their own"
         )
     parts = {"train": sorted(order), **carved}
-    return splits | {split: splits["train"].select(indices) for split, indices in parts.items()}
+    taken = splits | {split: splits["train"].select(indices) for split, indices in parts.items()}
+    return {split: taken[split] for split in SPLITS if split in taken}
 
 
 def _place(name: str, seed: int) -> float:

@@ -59,7 +59,7 @@ class EncodedDocument:
     num_bytes: int
     """UTF-8 bytes of `text()`."""
     features: np.ndarray | None = None
-    """float16 [S * D], pooled features of the frozen encoder, where they were cached."""
+    """[S * D] pooled features of the frozen encoder, where they were cached; stored as float16."""
 
     def paragraphs(self) -> Iterator[str]:
         """Normalised text of every unit above the lowest level (of the only unit, if there is one level)."""

@@ -71,8 +71,8 @@ class DocumentProcessor:
             )
         if decoder_tokenizer.eos_token_id is None:
             raise ValueError(
-                f"decoder tokenizer '{decoder_tokenizer.name_or_path}' has no end-of-sequence token; it "
-                "ends every sentence: set its eos_token, or leave the decoder out to have a vocabulary trained"
+                f"decoder tokenizer '{decoder_tokenizer.name_or_path}' has no end-of-sequence token; "
+                "one ends every sentence. Set its eos_token, or name no decoder to have one trained"
             )
         self.hierarchy = tuple(hierarchy)
         self.encoder_tokenizer = encoder_tokenizer

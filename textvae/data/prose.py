@@ -7,11 +7,11 @@ from itertools import groupby
 
 _MIN_WORDS = 6
 _MIN_LETTERS = 0.72
-_FIRST = re.compile(r"[A-Z\"'“(]")
+_FIRST = re.compile(r"[A-Z\"'“(]|\w+[._]\w")
 _LAST = re.compile(r"[.!?][)\"'\u201d\u2019]*$")
 # What opens something that is not prose: prompts, fields, directives, tables, list items, headings, grammar.
 _NOT_PROSE = re.compile(
-    r">>>|\.\. |:\w+[^:]*:|[-*+•#|=~^$@\\{\[<]|\d+[.)]\s|"
+    r">>>|\.\. |:\w+[^:`]*:(?!`)|[-*+•#|=~^$@\\{\[<]|\d+[.)]\s|"
     r"[\w.]+\s*(\(.*\))?\s*(->|=|::=)|[\w., ]+ :( |$)|r?\"\"\""
 )
 _UNDERLINE = re.compile(r"[=\-~^\"'`#*+.]{3,}$")

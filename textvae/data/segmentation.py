@@ -1,7 +1,8 @@
 """Text -> normalised text -> paragraphs -> sentences, all of it reversible once normalised.
 
-sentencex was chosen by measurement (`data_prep/measure_segmentation.py`): within one point of F1 of the best
-candidates, ten times as fast as they are, maintained, some 300 languages, and it keeps every character.
+sentencex was chosen by measurement (`data_prep/measure_segmentation.py`): F1 0.945, where nupunkt and syntok
+reach 0.957, one border in eighty more, at a sixth and a thirtieth of its speed. It is maintained, knows some
+300 languages, and keeps every character.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 import sentencepiece
-from sentencepiece import sentencepiece_model_pb2
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -63,11 +62,15 @@ def _short_lines(texts: Iterable[str]) -> Iterator[str]:
 
 
 def _fast_tokenizer(model: bytes) -> PreTrainedTokenizerFast:
-    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
-    vocabulary = {piece.piece: number for number, piece in enumerate(proto.pieces)}
+    trained = sentencepiece.SentencePieceProcessor(model_proto=model)
+    vocabulary = {trained.id_to_piece(number): number for number in range(len(trained))}
     # No merges lead to control and byte pieces, so text that spells one ("</s>") is read as text.
-    normal = [piece.piece for piece in proto.pieces if piece.type == piece.NORMAL]
-    merges = [merge for piece in normal for merge in _merges(piece, vocabulary)]
+    merges = [
+        merge
+        for piece, number in vocabulary.items()
+        if not (trained.is_control(number) or trained.is_unknown(number) or trained.is_byte(number))
+        for merge in _merges(piece, vocabulary)
+    ]
     bpe = models.BPE(vocabulary, merges, unk_token=UNKNOWN, byte_fallback=True)
     tokenizer = Tokenizer(bpe)
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=True)

@@ -83,7 +83,9 @@ class TreeBuilder:
     def _separate(self, sentences: list[str]) -> list[str]:
         """Sentences that came one by one, with the separators that their language writes between them."""
         first = next((number for number, sentence in enumerate(sentences) if sentence), 0)
-        return [self._space + text if text and number > first else text for number, text in enumerate(sentences)]
+        return [
+            self._space + text if text and number > first else text for number, text in enumerate(sentences)
+        ]
 
     @property
     def _space(self) -> str:

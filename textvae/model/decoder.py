@@ -73,6 +73,8 @@ class Decoder(nn.Module):
                  num_events: int, layout: BatchLayout) -> None:  # fmt: skip
         super().__init__()
         self.backbone = backbone
+        # Hugging Face asks the children of a model for these when it saves and loads.
+        self.all_tied_weights_keys = {f"backbone.{k}": f"backbone.{v}" for k, v in backbone.all_tied_weights_keys.items()}
         self.layout = layout
         self.word_dropout = config.word_dropout
         self.context_dropout = config.context_dropout
