@@ -18,9 +18,7 @@ FILES = {"train": "ptb.train.txt", "validation": "ptb.valid.txt", "test": "ptb.t
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="holds " + ", ".join(FILES.values()))
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()

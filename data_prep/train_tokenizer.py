@@ -13,9 +13,7 @@ from textvae.data.units import TreeBuilder, paragraphs_of
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source")
     parser.add_argument("--out", required=True)
     parser.add_argument("--kind", choices=("sentencepiece", "words"), default="sentencepiece")

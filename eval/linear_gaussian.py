@@ -55,20 +55,14 @@ def measure(model: LinearGaussianHierarchy, documents: int, runs: int) -> list[d
     for (name, samples), values in gaps.items():
         gap = torch.tensor(values)
         error = gap.std().item() / len(values) ** 0.5
-        rows.append(
-            {"estimator": name, "samples": samples, "gap": gap.mean().item(), "standard_error": error}
-        )
+        rows.append({"estimator": name, "samples": samples, "gap": gap.mean().item(), "standard_error": error})
     return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument(
-        "--dims", type=int, nargs="+", default=[4, 3, 2], help="latent size per level, top first"
-    )
+    parser.add_argument("--dims", type=int, nargs="+", default=[4, 3, 2], help="latent size per level, top first")
     parser.add_argument("--documents", type=int, default=4)
     parser.add_argument("--runs", type=int, default=5, help="noise seeds per document")
     args = parser.parse_args()
@@ -82,9 +76,7 @@ def main() -> None:
             measured = measure(model, args.documents, args.runs)
             rows += [{"coupling": coupling, "sentences": sentences, **row} for row in measured]
             for name in ESTIMATORS:
-                cells = [
-                    f"{r['gap']:.2f} ± {r['standard_error']:.2f}" for r in measured if r["estimator"] == name
-                ]
+                cells = [f"{r['gap']:.2f} ± {r['standard_error']:.2f}" for r in measured if r["estimator"] == name]
                 print(f"| {coupling} | {sentences} | {name} | " + " | ".join(cells) + " |", flush=True)
     args.out.write_text(json.dumps({"dims": args.dims, "rows": rows}, indent=1) + "\n")
 

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
+import torch
+from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from textvae.config import DecoderConfig, ModelConfig, to_dict
+from textvae.config import DecoderConfig, EncoderConfig, ModelConfig, to_dict
+from textvae.data.batch import encoder_chunks
+from textvae.data.encoding import FeatureFunction
 from textvae.data.processing import DocumentProcessor
+from textvae.model.encoder import SentenceEncoder
 from textvae.model.vae import TextVAEConfig, check_levels
 from textvae.pretrained import resolve_backbone
 from textvae.text_vae import HierarchicalTextVAE
@@ -40,6 +47,20 @@ def build_model(settings: ModelConfig, processor: DocumentProcessor) -> Hierarch
         },
     )
     return HierarchicalTextVAE(config, encoder, decoder, processor)
+
+
+def sentence_feature_function(name: str, chunk_tokens: int = 8192) -> FeatureFunction:
+    """The pooled states of the frozen encoder `name`, as training would compute them: what `prepare` caches."""
+    backbone = AutoModel.from_pretrained(resolve_backbone(name)).eval()
+    encoder = SentenceEncoder(backbone, EncoderConfig().layers, trainable=False)
+    pad_id = backbone.config.pad_token_id or 0
+
+    def features(sentences: Sequence[Sequence[int]]) -> np.ndarray:
+        chunks = tuple(encoder_chunks([np.asarray(ids) for ids in sentences], pad_id, chunk_tokens))
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            return encoder(chunks, len(sentences)).numpy()
+
+    return features
 
 
 def _encoder(name: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
@@ -85,7 +106,7 @@ def _is_run(name: str) -> bool:
 
 
 def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, what: str) -> None:
-    rows = model.get_input_embeddings().num_embeddings
+    rows = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
     if len(tokenizer) > rows:
         raise ValueError(
             f"{what} knows {rows} tokens but the data were prepared with a tokenizer of {len(tokenizer)}; "

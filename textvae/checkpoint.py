@@ -16,7 +16,16 @@ from textvae.config import Config, to_dict
 from textvae.text_vae import HierarchicalTextVAE
 
 REQUIRED = ("config.json", "model.safetensors", "processor.json")
-PACKAGES = ("textvae", "torch", "transformers", "tokenizers", "datasets", "sentencepiece", "accelerate", "numpy")
+PACKAGES = (
+    "textvae",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "datasets",
+    "sentencepiece",
+    "accelerate",
+    "numpy",
+)
 
 
 class RunFolder:

@@ -7,9 +7,9 @@ Defaults, then the YAML file, then the overrides. Unknown keys and values of the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
@@ -27,7 +27,7 @@ class DataConfig:
     """Predicted decoder tokens per optimiser step, over all processes and accumulation steps."""
     micro_batch_tokens: PositiveInt = 8192
     """Predicted decoder tokens per forward pass of one process; a longer document is a batch of its own."""
-    num_workers: int = Field(0, ge=0)
+    num_workers: Annotated[int, Field(ge=0)] = 0
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -42,7 +42,7 @@ class EncoderConfig:
 class DecoderConfig:
     name: str | None = None
     """Hub name, folder or textvae run to start from; None builds `architecture` from scratch."""
-    architecture: dict[str, Any] = Field(default_factory=dict)
+    architecture: dict[str, Any] = field(default_factory=dict)
     """`model_type` and further fields of a Hugging Face configuration; vocabulary and special tokens are
     filled in from the decoder tokenizer."""
     trainable: bool = True
@@ -53,9 +53,9 @@ class DecoderConfig:
     conditioning: Literal["embedding", "layers"] = "layers"
     """Where the latents are added: to every token embedding, or to the input of every block as well."""
     conditioning_width: PositiveInt = 512
-    word_dropout: float = Field(0.0, ge=0, lt=1)
+    word_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability of hiding an input token during training (Bowman et al. 2016)."""
-    context_dropout: float = Field(0.0, ge=0, lt=1)
+    context_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability of hiding a whole preceding sentence from wider contexts during training (VHCR)."""
     gradient_checkpointing: bool = False
 
@@ -66,7 +66,7 @@ class LevelConfig:
     latent_size: PositiveInt = 32
     prior: Literal["autoregressive", "independent"] = "autoregressive"
     posterior_sees_ancestors: bool = True
-    initial_posterior_std: float = Field(0.1, gt=0)
+    initial_posterior_std: Annotated[float, Field(gt=0)] = 0.1
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -104,19 +104,19 @@ class ModelConfig:
 class RatePolicy:
     """What keeps one level's rate from vanishing or exploding. Times are fractions of training."""
 
-    beta: float = Field(1.0, ge=0)
+    beta: Annotated[float, Field(ge=0)] = 1.0
     anneal: Literal["constant", "linear", "cyclical"] = "linear"
-    start: float = Field(0.1, ge=0, le=1)
+    start: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Until here beta is `beta_start`."""
-    end: float = Field(0.5, ge=0, le=1)
+    end: Annotated[float, Field(ge=0, le=1)] = 0.5
     """From here (linear), or at the end of the last cycle (cyclical), beta is `beta`."""
-    beta_start: float = Field(0.0, ge=0)
+    beta_start: Annotated[float, Field(ge=0)] = 0.0
     cycles: PositiveInt = 4
-    free_bits: float = Field(0.0, ge=0)
+    free_bits: Annotated[float, Field(ge=0)] = 0.0
     """Nats per latent dimension, on the mean over units, below which the rate is not pushed down."""
-    target_rate: float | None = Field(None, gt=0)
+    target_rate: Annotated[float | None, Field(gt=0)] = None
     """Nats per unit that a controller steers the rate to by scaling beta."""
-    controller_gain: float = Field(0.02, gt=0)
+    controller_gain: Annotated[float, Field(gt=0)] = 0.02
 
     def __post_init__(self) -> None:
         if self.anneal != "constant" and self.end <= self.start:
@@ -126,9 +126,9 @@ class RatePolicy:
 @dataclass(frozen=True, config=STRICT)
 class ObjectiveConfig:
     default: RatePolicy = RatePolicy()
-    levels: dict[str, RatePolicy] = Field(default_factory=dict)
+    levels: dict[str, RatePolicy] = field(default_factory=dict)
     """Policies of single levels; a level not named here follows `default`."""
-    balance_until: float = Field(0.0, ge=0, le=1)
+    balance_until: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Fraction of training during which beta is shared out between levels by their rates (NVAE)."""
 
     def policy(self, level: str) -> RatePolicy:
@@ -140,16 +140,16 @@ class TrainConfig:
     output: str = ""
     """Run folder; empty means runs/<name of the configuration file>."""
     steps: PositiveInt = 1000
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     """For parameters that start from scratch."""
-    pretrained_learning_rate: float = Field(1e-4, ge=0)
+    pretrained_learning_rate: Annotated[float, Field(ge=0)] = 1e-4
     """For the pretrained encoder and decoder, where trainable."""
-    warmup_steps: int = Field(50, ge=0)
+    warmup_steps: Annotated[int, Field(ge=0)] = 50
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    final_learning_rate: float = Field(0.1, ge=0, le=1)
+    final_learning_rate: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Learning rate at the last step, as a fraction of the peak."""
-    weight_decay: float = Field(0.01, ge=0)
-    max_gradient_norm: float = Field(1.0, gt=0)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    max_gradient_norm: Annotated[float, Field(gt=0)] = 1.0
     mixed_precision: Literal["no", "bf16", "fp16"] = "bf16"
     seed: int = 0
     log_every: PositiveInt = 10

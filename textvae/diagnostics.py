@@ -127,7 +127,11 @@ class LatentDiagnostics:
         per_document = torch.cat(differences).double()
         total = float(per_document.sum())
         # The sum over documents has the standard error sqrt(B) * std of one document's difference.
-        error = 1.96 * math.sqrt(len(per_document)) * float(per_document.std(correction=1)) if len(per_document) > 1 else 0.0
+        error = (
+            1.96 * math.sqrt(len(per_document)) * float(per_document.std(correction=1))
+            if len(per_document) > 1
+            else 0.0
+        )
         return total / units, [(total - error) / units, (total + error) / units]
 
     def _exchange(self, name: str) -> Tensor:
@@ -180,7 +184,8 @@ def mutual_information(posterior: DiagonalGaussian, z: Tensor, rows: int = 1024)
 
 def _concatenate(distributions: Sequence[DiagonalGaussian]) -> DiagonalGaussian:
     return DiagonalGaussian(
-        torch.cat([d.mean for d in distributions]).cpu(), torch.cat([d.log_variance for d in distributions]).cpu()
+        torch.cat([d.mean for d in distributions]).cpu(),
+        torch.cat([d.log_variance for d in distributions]).cpu(),
     )
 
 

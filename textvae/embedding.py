@@ -20,6 +20,7 @@ from textvae.data.batch import DocumentBatch
 from textvae.data.document import EncodedDocument, SourceDocument
 from textvae.data.loading import fill
 from textvae.data.opening import Documents
+from textvae.model.units import segment_mean
 from textvae.text_vae import HierarchicalTextVAE
 
 INDEX_FILE = "index.json"
@@ -57,7 +58,9 @@ def embed_corpus(model: HierarchicalTextVAE, documents: Documents, out: str | Pa
     return counts
 
 
-def _unit_rows(model: HierarchicalTextVAE, documents: Documents, batch_tokens: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def _unit_rows(
+    model: HierarchicalTextVAE, documents: Documents, batch_tokens: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
     for part in fill(np.arange(len(documents)), documents.token_counts, batch_tokens):
         members = [documents.read(int(number)) for number in part]
         batch = model.batch(members)
@@ -94,7 +97,9 @@ class Index:
         self.run: str = description["run"]
         self.levels: dict[str, int] = description["levels"]
 
-    def search(self, model: HierarchicalTextVAE, query: str, level: str | None = None, k: int = 10) -> list[SearchResult]:
+    def search(
+        self, model: HierarchicalTextVAE, query: str, level: str | None = None, k: int = 10
+    ) -> list[SearchResult]:
         """The `k` units of `level` (default: the top) nearest to the query, a one-sentence document."""
         level = level or next(iter(self.levels))
         if level not in self.levels:
@@ -112,3 +117,31 @@ class Index:
             row = plain[number]
             found.append(SearchResult(score, row["document"], row["title"], row["text"]))
         return found
+
+
+def document_features(
+    model: HierarchicalTextVAE, documents: Documents, label: str, batch_tokens: int = 8192
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Every document's features [documents, D] by latent level and for `encoder_mean`, and its label.
+
+    A lower level's feature is the mean over the document's units; `encoder_mean` is the mean of the pretrained
+    sentence features. Raises ValueError naming a document that lacks the field `label`.
+    """
+    features: dict[str, list[np.ndarray]] = {name: [] for name in (*model.level_names, "encoder_mean")}
+    labels: list[str] = []
+    for part in fill(np.arange(len(documents)), documents.token_counts, batch_tokens):
+        members = [documents.read(int(number)) for number in part]
+        batch = model.batch(members)
+        for name, latents in model.latents(batch).items():
+            features[name].append(segment_mean(latents.mean, latents.document, len(members)).cpu().numpy())
+        sentences = segment_mean(model.sentence_features(batch), batch.levels[-1].document, len(members))
+        features["encoder_mean"].append(sentences.cpu().numpy())
+        labels.extend(_label(document, label) for document in members)
+    return {name: np.concatenate(parts) for name, parts in features.items()}, np.asarray(labels)
+
+
+def _label(document: EncodedDocument, name: str) -> str:
+    value = document.label if name == "label" else json.loads(document.extra).get(name)
+    if value is None:
+        raise ValueError(f"document '{document.id}' has no field '{name}' to predict; name another with --label")
+    return str(value)

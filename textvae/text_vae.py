@@ -72,10 +72,10 @@ class HierarchicalTextVAE(DocumentVAE):
         model._processor = DocumentProcessor.from_pretrained(name)
         return model
 
-    def save_pretrained(self, folder: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Weights, configuration and tokenizers: all that `from_pretrained` needs."""
-        super().save_pretrained(folder, *args, **kwargs)
-        self.processor.save_pretrained(folder)
+        super().save_pretrained(save_directory, *args, **kwargs)
+        self.processor.save_pretrained(save_directory)
 
     def process(self, texts: Sequence[str | SourceDocument]) -> list[EncodedDocument]:
         """Segment and tokenise. Raises ValueError naming a document without a sentence."""
@@ -103,21 +103,54 @@ class HierarchicalTextVAE(DocumentVAE):
         return self.latents(self.batch(self.process(texts)))
 
     def generate(
-        self, theme: Tensor | None = None, num: int = 1, *, seed: int = 0, options: SamplingOptions | None = None
+        self,
+        theme: Tensor | None = None,
+        num: int = 1,
+        *,
+        seed: int = 0,
+        options: SamplingOptions | None = None,
     ) -> list[GeneratedDocument]:
         """Write `num` documents; `theme` [Z] holds the top latent, the rest is drawn from the prior.
 
-        Raises ValueError when a theme is given to a model without a latent for whole documents.
+        Raises ValueError when a theme is given to a model without a latent at the root.
         """
         z: dict[str, Tensor] = {}
         if theme is not None:
-            if not self.level_names or self.level_names[0] != self.config.hierarchy[0]:
-                raise ValueError(
-                    f"a theme needs a latent at level '{self.config.hierarchy[0]}'; this model's levels are "
-                    f"{list(self.level_names)}"
-                )
-            z[self.level_names[0]] = theme.to(self.device).reshape(1, -1)
+            z[self._theme_level()] = theme.to(self.device).reshape(1, -1)
         return self.write([DocumentPlan(dict(z)) for _ in range(num)], seed=seed, options=options)
+
+    def draw_theme(self, seed: int) -> Tensor:
+        """A top latent [Z] from its prior N(0, I). Raises ValueError for a model that has none."""
+        size = self.hierarchy.stack[self._theme_level()].latent_size
+        return torch.randn(size, generator=torch.Generator().manual_seed(seed))
+
+    def interpolate(
+        self, start: str | SourceDocument, end: str | SourceDocument, steps: int, level: str | None = None, *,
+        seed: int = 0, options: SamplingOptions | None = None,
+    ) -> list[GeneratedDocument]:  # fmt: skip
+        """Documents on the straight way between the latents of two, both ends included.
+
+        The latents of `level` (default: the top) move; those above it, and the structure, are the start's; those
+        below are drawn anew with the same noise at every step. Raises ValueError when the two documents differ
+        in their number of units at `level`.
+        """
+        level = level or self._theme_level()
+        if level not in self.level_names:
+            raise ValueError(f"there is no latent level '{level}'; this model's are {list(self.level_names)}")
+        if steps < 2:
+            raise ValueError(f"an interpolation needs both ends: steps is {steps}, it must be 2 or more")
+        below = self.config.hierarchy[self.config.hierarchy.index(level) + 1 :]
+        first, last = (self.plan(source, resample=below[0] if below else None) for source in (start, end))
+        if len(first.z[level]) != len(last.z[level]):
+            raise ValueError(
+                f"the documents have {len(first.z[level])} and {len(last.z[level])} units at level '{level}'; "
+                "interpolate at a level where they have equally many, such as the top"
+            )
+        written = []
+        for share in torch.linspace(0, 1, steps).tolist():
+            moved = first.z | {level: torch.lerp(first.z[level], last.z[level], share)}
+            written += self.write([DocumentPlan(moved, first.counts)], seed=seed, options=options)
+        return written
 
     def resample(
         self, source: str | SourceDocument, level: str, num: int = 1, *, seed: int = 0,
@@ -136,6 +169,14 @@ class HierarchicalTextVAE(DocumentVAE):
         plan = self.plan(source, resample=None)
         return self.write([plan], seed=0, options=SamplingOptions(temperature=0.0))[0]
 
+    def _theme_level(self) -> str:
+        if not self.level_names or self.level_names[0] != self.config.hierarchy[0]:
+            raise ValueError(
+                f"a theme is a latent at level '{self.config.hierarchy[0]}'; this model's levels are "
+                f"{list(self.level_names)}"
+            )
+        return self.level_names[0]
+
     def plan(self, source: str | SourceDocument, resample: str | None) -> DocumentPlan:
         """Latent means and structure of a document, kept above level `resample` (None: all)."""
         (document,) = self.process([source])
@@ -152,7 +193,7 @@ class HierarchicalTextVAE(DocumentVAE):
 
     def _to_text(self, document: WrittenDocument) -> GeneratedDocument:
         tokenizer = self.processor.decoder_tokenizer
-        sentences = [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in document.sentences]
+        sentences = [str(tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in document.sentences]
         counts = document.structure[-1] if document.structure else [len(sentences)]
         paragraphs, start = [], 0
         for count in counts:

@@ -51,7 +51,7 @@ class Sums:
 
     @property
     def negative_elbo(self) -> float:
-        return self.distortion_tokens + self.distortion_structure + sum(self.rate.values())
+        return self.distortion_tokens + self.distortion_structure + math.fsum(self.rate.values())
 
     def report(self) -> dict[str, Any]:
         """Means, under the names of metrics.jsonl."""
@@ -69,7 +69,7 @@ class Totals:
     """Adds up batches on the device; one reduction over processes and one host sync at the end."""
 
     def __init__(self, model: HierarchicalTextVAE) -> None:
-        self.levels = {level: model.hierarchy.levels[level].latent_size for level in model.level_names}
+        self.levels = {level: model.hierarchy.stack[level].latent_size for level in model.level_names}
         size = 4 + len(self.levels) + sum(self.levels.values())
         self.values = torch.zeros(size, dtype=torch.float64, device=model.device)
 
@@ -109,6 +109,11 @@ def train(config: Config) -> Path:
     set_seed(settings.seed)
     training = load_prepared(config.data.path, "train")
     validation = load_prepared(config.data.path, "validation")
+    if config.model.levels and config.model.encoder.trainable and training.has_features:
+        raise ValueError(
+            f"{config.data.path} holds cached features of a frozen encoder; prepare it without --cache-features "
+            "to train the encoder, or set model.encoder.trainable=false"
+        )
     if accelerator.is_main_process and not settings.resume:
         folder.begin(config)
     accelerator.wait_for_everyone()
@@ -137,7 +142,7 @@ def train(config: Config) -> Path:
     for step, part in enumerate(training_loader(data, first, config.data.num_workers), start=first):
         sums, gradient_norm = optimise(model, part, step, objective, optimizer, accelerator, settings)
         scheduler.step()
-        progress.log(step + 1, sums, objective.weights(step), gradient_norm, scheduler.get_last_lr()[-1])
+        progress.log(step + 1, sums, objective.weights(step), gradient_norm, float(scheduler.get_last_lr()[-1]))
         is_last = step + 1 == settings.steps
         if (step + 1) % settings.validate_every == 0 or is_last:
             scores = validate(plain, validation, settings.validation_documents, config.data, accelerator)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -114,6 +114,8 @@ class DocumentBatch:
     ids: tuple[str, ...]
     document_key: Tensor
     """[B] stable 64-bit key of the document's id, for keyed noise."""
+    sample: Tensor
+    """[B] number of the importance sample that this copy of a document is for; 0 without copies."""
     levels: tuple[UnitLevel, ...]
     """The data's hierarchy, top first, whether or not the model has a latent there."""
     tokens: Tensor
@@ -145,6 +147,31 @@ class DocumentBatch:
             index = level.parent[index]
         return index
 
+    def copies(self, count: int, first_sample: int, chunk_tokens: int) -> DocumentBatch:
+        """`count` copies of the batch, one after the other, for samples `first_sample` onwards."""
+        sample = torch.arange(first_sample, first_sample + count, device=self.sample.device)
+        num_sentences = len(self.levels[-1])
+        above = [self.levels[0], *self.levels[:-1]]
+        return replace(
+            self,
+            ids=self.ids * count,
+            document_key=self.document_key.repeat(count),
+            sample=sample.repeat_interleave(len(self)),
+            levels=tuple(
+                _copy_level(level, len(up), len(self), count) for level, up in zip(self.levels, above, strict=True)
+            ),
+            tokens=self.tokens.repeat(count),
+            token_sentence=_copy_index(self.token_sentence, num_sentences, count),
+            sentence_end=_copy_index(self.sentence_end, self.num_tokens, count),
+            decoder_chunks=tuple(
+                part
+                for chunk in self.decoder_chunks
+                for part in _copy_chunk(chunk, num_sentences, self.num_tokens, count, chunk_tokens)
+            ),
+            encoder_chunks=(),
+            features=None,
+        )
+
     def to(self, device: torch.device) -> DocumentBatch:
         return _move(self, device)
 
@@ -171,6 +198,7 @@ def collate(documents: Sequence[EncodedDocument], layout: BatchLayout) -> Docume
     return DocumentBatch(
         ids=tuple(d.id for d in documents),
         document_key=torch.tensor([key_of(d.id) for d in documents]),
+        sample=torch.zeros(len(documents), dtype=torch.long),
         levels=levels,
         tokens=torch.from_numpy(tokens),
         token_sentence=torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths + 1)),
@@ -237,6 +265,41 @@ def pack(lengths: Sequence[int]) -> PackedRows:
     )
 
 
+def _copy_index(index: Tensor, size: int, count: int) -> Tensor:
+    """[count * U]: `index` into `size` things, for `count` copies of them laid one after the other."""
+    shift = torch.arange(count, device=index.device).repeat_interleave(len(index)) * size
+    return index.repeat(count) + shift
+
+
+def _copy_level(level: UnitLevel, num_parents: int, num_documents: int, count: int) -> UnitLevel:
+    document = _copy_index(level.document, num_documents, count)
+    rows = pack(torch.bincount(document).tolist())
+    return UnitLevel(
+        level.name,
+        _copy_index(level.parent, num_parents, count),
+        document,
+        level.index.repeat(count),
+        level.last.repeat(count),
+        _move(rows, level.parent.device),
+    )
+
+
+def _copy_chunk(
+    chunk: TokenChunk, num_sentences: int, num_tokens: int, count: int, chunk_tokens: int
+) -> Iterable[TokenChunk]:
+    rows, columns = chunk.ids.shape
+    copy = torch.arange(count, device=chunk.ids.device).repeat_interleave(rows)[:, None]
+    token = chunk.token.repeat(count, 1)
+    parts = [
+        chunk.ids.repeat(count, 1),
+        chunk.sentence.repeat(count, 1) + copy * num_sentences,
+        torch.where(token >= 0, token + copy * num_tokens, token),
+    ]
+    size = max(1, chunk_tokens // columns)
+    for ids, sentence, number in zip(*(part.split(size) for part in parts), strict=True):
+        yield TokenChunk(ids, sentence, number)
+
+
 def _decoder_chunks(
     tokens: np.ndarray, ends: np.ndarray, levels: tuple[UnitLevel, ...], layout: BatchLayout
 ) -> Iterable[TokenChunk]:
@@ -260,14 +323,14 @@ def _decoder_chunks(
     spans = [(starts[first], ends[after - 1] + 1) for first, after in pairwise(borders)]
     for members, rows, columns in _buckets([stop - start for start, stop in spans], layout.chunk_tokens):
         ids = np.full((rows, columns), layout.decoder_pad_id)
-        sentence = np.zeros((rows, columns), dtype=np.int64)
+        owner = np.zeros((rows, columns), dtype=np.int64)
         token = np.full((rows, columns), IGNORED)
         for row, member in enumerate(members):
             start, stop = spans[member]
             ids[row, : stop - start] = inputs[start:stop]
-            sentence[row, : stop - start] = sentence_of[start:stop]
+            owner[row, : stop - start] = sentence_of[start:stop]
             token[row, : stop - start] = np.arange(start, stop)
-        yield TokenChunk(torch.from_numpy(ids), torch.from_numpy(sentence), torch.from_numpy(token))
+        yield TokenChunk(torch.from_numpy(ids), torch.from_numpy(owner), torch.from_numpy(token))
 
 
 def _encoder_chunks(documents: Sequence[EncodedDocument], layout: BatchLayout) -> Iterable[EncoderChunk]:
@@ -300,17 +363,21 @@ def _buckets(lengths: Sequence[int], chunk_tokens: int) -> Iterable[tuple[list[i
     """
     members: list[int] = []
     columns = 0
+
+    def rows() -> int:
+        return min(_round_up(len(members), 8), max(len(members), chunk_tokens // columns))
+
     for sequence in sorted(range(len(lengths)), key=lambda s: -lengths[s]):
         full = members and (len(members) + 1) * columns > chunk_tokens
         wasteful = lengths[sequence] < 0.75 * columns and len(members) * columns > chunk_tokens // 8
         if full or wasteful:
-            yield members, _round_up(len(members), 8), columns
+            yield members, rows(), columns
             members = []
         if not members:
             columns = _round_up(lengths[sequence], 8 if lengths[sequence] <= 64 else 32)
         members.append(sequence)
     if members:
-        yield members, _round_up(len(members), 8), columns
+        yield members, rows(), columns
 
 
 def _round_up(value: int, multiple: int) -> int:
@@ -324,5 +391,5 @@ def _move(value: T, device: torch.device) -> T:
     elif isinstance(value, tuple):
         moved = tuple(_move(member, device) for member in value)
     elif is_dataclass(value):
-        moved = type(value)(*(_move(getattr(value, field.name), device) for field in fields(value)))
+        moved = moved.__class__(*(_move(getattr(value, field.name), device) for field in fields(value)))
     return moved

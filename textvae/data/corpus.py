@@ -19,9 +19,7 @@ from textvae.data.document import SourceDocument
 from textvae.data.sources import SPLITS, FieldNames, find_files, parse_record, read_file
 
 _JSON = ("paragraphs", "units", "extra")
-RAW_FEATURES = datasets.Features(
-    {name: datasets.Value("string") for name in ("id", "title", "label", "text", *_JSON)}
-)
+RAW_FEATURES = datasets.Features({name: datasets.Value("string") for name in ("id", "title", "label", "text", *_JSON)})
 
 
 @dataclass(frozen=True)
@@ -53,9 +51,7 @@ def to_row(document: SourceDocument) -> dict[str, str | None]:
 
 def from_row(row: dict[str, Any]) -> SourceDocument:
     """The document that `to_row` stored."""
-    return SourceDocument(
-        **row | {name: None if row[name] is None else json.loads(row[name]) for name in _JSON}
-    )
+    return SourceDocument(**row | {name: None if row[name] is None else json.loads(row[name]) for name in _JSON})
 
 
 def read_corpus(options: CorpusOptions) -> dict[str, Iterator[SourceDocument]]:
@@ -68,9 +64,7 @@ def read_corpus(options: CorpusOptions) -> dict[str, Iterator[SourceDocument]]:
         splits: dict[str, Iterable[SourceDocument]] = {"train": builtin.python_docs(options.num_proc)}
     elif Path(source).exists():
         files = find_files(source)
-        splits = {
-            split: _read_files([str(f) for f in files[split]], source, options.fields) for split in files
-        }
+        splits = {split: _read_files([str(f) for f in files[split]], source, options.fields) for split in files}
     else:
         splits = _read_hub(options)
     return {split: islice(documents, options.limit) for split, documents in splits.items()}

@@ -79,13 +79,9 @@ def _nothing(name: str) -> EncodedDocument:
     return EncodedDocument(name, None, None, "{}", [], [], [], [], [], [], 0, 0, 0)
 
 
-def count_rows(
-    rows: datasets.Dataset, documents_read: int, ids_renamed: int
-) -> tuple[datasets.Dataset, SplitSummary]:
+def count_rows(rows: datasets.Dataset, documents_read: int, ids_renamed: int) -> tuple[datasets.Dataset, SplitSummary]:
     """The rows of `encode_rows` that hold text, as they are stored, and the account of the split."""
-    numbers = {
-        name: rows.data.column(name).to_numpy() for name in (*_COUNTS, "num_tokens", "num_words", "num_bytes")
-    }
+    numbers = {name: rows.data.column(name).to_numpy() for name in (*_COUNTS, "num_tokens", "num_words", "num_bytes")}
     sentences = pyarrow.compute.list_value_length(rows.data.column("sentences")).to_numpy()
     dropped = list(rows.select(np.flatnonzero(sentences == 0))["id"])
     kept = rows.select(np.flatnonzero(sentences)) if dropped else rows
@@ -114,9 +110,7 @@ def add_features(rows: datasets.Dataset, feature_fn: FeatureFunction, cache: Pat
         batch_size=64,
         fn_kwargs={"feature_fn": feature_fn},
         input_columns=["encoder_ids", "encoder_lengths"],
-        features=datasets.Features(
-            {**rows.features, "features": datasets.Sequence(datasets.Value("float16"))}
-        ),
+        features=datasets.Features({**rows.features, "features": datasets.Sequence(datasets.Value("float16"))}),
         cache_file_name=str(cache),
         new_fingerprint=cache.stem,
         writer_batch_size=256,

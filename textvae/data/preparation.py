@@ -72,10 +72,7 @@ class PrepareOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be 1 or more")
-        if (
-            min(self.validation_fraction, self.test_fraction) < 0
-            or self.validation_fraction + self.test_fraction >= 1
-        ):
+        if min(self.validation_fraction, self.test_fraction) < 0 or self.validation_fraction + self.test_fraction >= 1:
             raise ValueError(
                 f"validation_fraction {self.validation_fraction} and test_fraction {self.test_fraction} must "
                 "not be negative, and must leave something of train"
@@ -115,9 +112,7 @@ def _prepare(
     carve = CarveOptions(options.validation_fraction, options.test_fraction, options.seed)
     raw = carve_splits({split: rows for split, (rows, _) in unique.items()}, carve)
     decoder = _decoder_tokenizer(options, raw["train"])
-    processor = DocumentProcessor(
-        options.hierarchy, encoder, decoder, options.max_sentence_tokens, options.language
-    )
+    processor = DocumentProcessor(options.hierarchy, encoder, decoder, options.max_sentence_tokens, options.language)
     prepared, summaries = datasets.DatasetDict(), {}
     for split, rows in raw.items():
         renamed = unique[split][1] if split in unique else 0
@@ -159,14 +154,11 @@ def _write_metadata(folder: Path, options: PrepareOptions, summary: PreparationS
     content = {
         "hierarchy": options.hierarchy,
         "options": asdict(options),
-        "versions": {"python": platform.python_version()}
-        | {name: metadata.version(name) for name in packages},
+        "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in packages},
         "seconds": round(summary.seconds, 1),
         "splits": {split: asdict(counts) for split, counts in summary.splits.items()},
     }
-    (folder / METADATA_FILE).write_text(
-        json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    (folder / METADATA_FILE).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -186,6 +178,11 @@ class PreparedSplit:
     def token_counts(self) -> np.ndarray:
         """[documents] predicted tokens of each."""
         return self.dataset.data.column("num_tokens").to_numpy()
+
+    @property
+    def has_features(self) -> bool:
+        """Whether the frozen encoder's sentence features are cached."""
+        return "features" in self.dataset.column_names
 
     def read(self, index: int) -> EncodedDocument:
         """The document in row `index`."""

@@ -66,9 +66,7 @@ class DocumentProcessor:
         Raises ValueError for an impossible limit and for a decoder tokenizer without an end token.
         """
         if not hierarchy or len(set(hierarchy)) != len(hierarchy):
-            raise ValueError(
-                f"hierarchy {tuple(hierarchy)} must name one or more different levels, top first"
-            )
+            raise ValueError(f"hierarchy {tuple(hierarchy)} must name one or more different levels, top first")
         if decoder_tokenizer.eos_token_id is None:
             raise ValueError(
                 f"decoder tokenizer '{decoder_tokenizer.name_or_path}' has no end-of-sequence token; "
@@ -81,9 +79,7 @@ class DocumentProcessor:
         self.language = language
         self.encoder_limit = min(max_sentence_tokens, encoder_tokenizer.model_max_length)
         if self.encoder_limit < _SHORTEST_LIMIT:
-            raise ValueError(
-                f"max_sentence_tokens is {self.encoder_limit}; it must be {_SHORTEST_LIMIT} or more"
-            )
+            raise ValueError(f"max_sentence_tokens is {self.encoder_limit}; it must be {_SHORTEST_LIMIT} or more")
         self._build_tree = TreeBuilder(self.hierarchy, language)
 
     def __call__(self, document: SourceDocument) -> EncodedDocument:
@@ -202,9 +198,7 @@ class DocumentProcessor:
         if Path(name).is_dir():
             path = Path(name) / PROCESSOR_FILE
             if not path.is_file():
-                raise ValueError(
-                    f"'{name}' holds no {PROCESSOR_FILE}: give a run folder or a prepared data set"
-                )
+                raise ValueError(f"'{name}' holds no {PROCESSOR_FILE}: give a run folder or a prepared data set")
         else:
             path = Path(hf_hub_download(name, PROCESSOR_FILE))
         settings = json.loads(path.read_text(encoding="utf-8"))

@@ -16,9 +16,7 @@ _NOT_PROSE = re.compile(
 )
 _UNDERLINE = re.compile(r"[=\-~^\"'`#*+.]{3,}$")
 _ADMONITION = re.compile(r"\.\. (note|warning|tip|important|caution|seealso)::")
-_CODE_OR_TABLE = re.compile(
-    r"::=|\s\|\s|\+--|--\+|[{}\\]|;\s*$|==|\w+\(.*\)\s*->|\s{3,}|<[a-z/][^>]*>|https?://", re.M
-)
+_CODE_OR_TABLE = re.compile(r"::=|\s\|\s|\+--|--\+|[{}\\]|;\s*$|==|\w+\(.*\)\s*->|\s{3,}|<[a-z/][^>]*>|https?://", re.M)
 _LEGAL = re.compile(r"copyright|licen[cs]e|all rights reserved|warrant(y|ies)\b|\(c\)", re.I)
 _MARKUP = [
     (re.compile(r":[\w:.+-]+:`([^`<]+?)\s*<[^`>]*>`"), r"\1"),
@@ -43,14 +41,10 @@ def prose_paragraphs(docstring: str) -> list[str]:
 
 def _blocks(docstring: str) -> list[list[str]]:
     """Runs of non-blank lines with one indentation; those with several are code, parameters or list items."""
-    lines = _without_headings(
-        _open_admonitions([line.rstrip() for line in docstring.expandtabs().splitlines()])
-    )
+    lines = _without_headings(_open_admonitions([line.rstrip() for line in docstring.expandtabs().splitlines()]))
     runs = (list(group) for filled, group in groupby(lines, key=bool) if filled)
     return [
-        [line.strip() for line in run]
-        for run in runs
-        if len({len(line) - len(line.lstrip()) for line in run}) == 1
+        [line.strip() for line in run] for run in runs if len({len(line) - len(line.lstrip()) for line in run}) == 1
     ]
 
 

@@ -42,9 +42,7 @@ def find_files(source: str | Path) -> dict[str, list[Path]]:
     source = Path(source)
     if source.is_file():
         if _kind(source) is None:
-            raise ValueError(
-                f"'{source}' is of no known kind: .txt, .jsonl, .json (also .xz, .gz, .bz2) or .parquet"
-            )
+            raise ValueError(f"'{source}' is of no known kind: .txt, .jsonl, .json (also .xz, .gz, .bz2) or .parquet")
         return {"train": [source]}
     files = sorted(path for path in source.rglob("*") if path.is_file() and _kind(path) is not None)
     if not files:
@@ -58,9 +56,7 @@ def find_files(source: str | Path) -> dict[str, list[Path]]:
             f"'{source}' mixes files that name a split ({', '.join(map(str, by_split))}) with others, such "
             f"as '{unnamed[0].name}': move those away, or put every file into train/, validation/ or test/"
         )
-    return (
-        {"train": unnamed} if unnamed else {split: by_split[split] for split in SPLITS if split in by_split}
-    )
+    return {"train": unnamed} if unnamed else {split: by_split[split] for split in SPLITS if split in by_split}
 
 
 def _kind(path: Path) -> str | None:
@@ -142,9 +138,7 @@ def _read_parquet(path: Path, name: str, fields: FieldNames) -> Iterator[SourceD
         raise ValueError(f"{path} is not a valid Parquet file: {error}") from None
 
 
-def parse_record(
-    record: Mapping[str, Any], default_id: str, place: str, fields: FieldNames
-) -> SourceDocument:
+def parse_record(record: Mapping[str, Any], default_id: str, place: str, fields: FieldNames) -> SourceDocument:
     """A record with `units`, `paragraphs` or the text field (the first of them that is there) as a document.
 
     An `_id` (BEIR) stands in for a missing id. Raises ValueError naming `place` if no text is there or its

@@ -39,9 +39,7 @@ class SplitSummary:
 
     def listed(self) -> str:
         """The summary in a few lines of text."""
-        counts = {
-            field.name: getattr(self, field.name) for field in fields(self) if field.name != "set_aside"
-        }
+        counts = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "set_aside"}
         text = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items() if value)
         shown = "".join(f"\n    set aside '{entry.id}': {entry.reason}" for entry in self.set_aside[:10])
         more = self.documents_set_aside - min(len(self.set_aside), 10)

@@ -74,9 +74,7 @@ def _fast_tokenizer(model: bytes) -> PreTrainedTokenizerFast:
     bpe = models.BPE(vocabulary, merges, unk_token=UNKNOWN, byte_fallback=True)
     tokenizer = Tokenizer(bpe)
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=True)
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    )
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     return _with_special_tokens(tokenizer)
 
 

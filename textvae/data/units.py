@@ -37,18 +37,14 @@ class TreeBuilder:
             if document.units is not None:
                 tree = self._nest(document.units, depth, "units")
             elif depth > 2:
-                raise ValueError(
-                    f"'text' and 'paragraphs' make 3 levels at most; give 'units', {depth} lists deep"
-                )
+                raise ValueError(f"'text' and 'paragraphs' make 3 levels at most; give 'units', {depth} lists deep")
             elif document.paragraphs is not None:
                 tree = self._from_paragraphs(document.paragraphs, depth)
             else:
                 tree = self._from_paragraphs(split_paragraphs(document.text or ""), depth)
         except ValueError as error:
             levels = " > ".join(self.hierarchy)
-            raise ValueError(
-                f"document '{document.id}' does not fit the hierarchy {levels}: {error}"
-            ) from None
+            raise ValueError(f"document '{document.id}' does not fit the hierarchy {levels}: {error}") from None
         return _prune(tree)
 
     def _from_paragraphs(self, paragraphs: list[Any], depth: int) -> Tree:
@@ -70,9 +66,7 @@ class TreeBuilder:
                 return normalise(value)
             if depth == 1:
                 return segment_sentences(normalise(value), self.language)
-            raise ValueError(
-                f"{where} is a string, but a list of {self.hierarchy[-depth]} units is needed there"
-            )
+            raise ValueError(f"{where} is a string, but a list of {self.hierarchy[-depth]} units is needed there")
         if not isinstance(value, list):
             raise ValueError(f"{where} is of type {type(value).__name__}; only lists and strings can be read")
         if depth == 0:
@@ -83,9 +77,7 @@ class TreeBuilder:
     def _separate(self, sentences: list[str]) -> list[str]:
         """Sentences that came one by one, with the separators that their language writes between them."""
         first = next((number for number, sentence in enumerate(sentences) if sentence), 0)
-        return [
-            self._space + text if text and number > first else text for number, text in enumerate(sentences)
-        ]
+        return [self._space + text if text and number > first else text for number, text in enumerate(sentences)]
 
     @property
     def _space(self) -> str:

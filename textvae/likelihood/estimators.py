@@ -25,9 +25,7 @@ class LikelihoodEstimate:
     resamplings: int = 0
 
 
-def elbo(
-    document: SequentialDocument[State], samples: int, samples_per_chunk: int = 16
-) -> LikelihoodEstimate:
+def elbo(document: SequentialDocument[State], samples: int, samples_per_chunk: int = 16) -> LikelihoodEstimate:
     """Mean log weight: an unbiased estimate of the evidence lower bound, whatever the number of samples."""
     log_weights = _joint_log_weights(document, samples, samples_per_chunk)
     ess = effective_samples(log_weights)
@@ -35,9 +33,7 @@ def elbo(
     return LikelihoodEstimate("elbo", samples, value, {1: value}, ess, ess)
 
 
-def iwae(
-    document: SequentialDocument[State], samples: int, samples_per_chunk: int = 16
-) -> LikelihoodEstimate:
+def iwae(document: SequentialDocument[State], samples: int, samples_per_chunk: int = 16) -> LikelihoodEstimate:
     """Log of the mean weight over joint samples of all levels (Burda et al. 2016, eq. 8).
 
     Every point K' of the curve is the mean of the K'-sample estimate over disjoint groups of the same
@@ -110,9 +106,7 @@ def smc(
     )
 
 
-def _sweep(
-    document: SequentialDocument[State], systems: list[ParticleSystem], generator: torch.Generator
-) -> None:
+def _sweep(document: SequentialDocument[State], systems: list[ParticleSystem], generator: torch.Generator) -> None:
     """Carry every system through the document; they share `advance` and nothing else."""
     bounds = [0]
     for system in systems:
@@ -128,9 +122,7 @@ def _sweep(
             if not torch.isfinite(system.log_weights).all():
                 raise ValueError(f"a log weight is not finite after leaf {leaf}: score the model in float32")
             # Resampling after the last leaf could only add noise.
-            indices = (
-                system.resample(exposure[:, leaf], generator) if leaf + 1 < document.num_leaves else None
-            )
+            indices = system.resample(exposure[:, leaf], generator) if leaf + 1 < document.num_leaves else None
             if indices is not None:
                 survivors[begin:end] = begin + indices
                 moved = True
@@ -146,10 +138,7 @@ def _joint_log_weights(document: SequentialDocument[State], samples: int, sample
         raise ValueError(f"samples_per_chunk must be at least 1, got {samples_per_chunk}")
     starts = range(0, samples, samples_per_chunk)
     return torch.cat(
-        [
-            exact(document.joint_log_weights(min(samples_per_chunk, samples - start), start))
-            for start in starts
-        ]
+        [exact(document.joint_log_weights(min(samples_per_chunk, samples - start), start)) for start in starts]
     )
 
 

@@ -49,8 +49,7 @@ class ParticleSystem:
         log_weights = self.log_weights - log_probabilities - math.log(self.size)
         self.log_weights = log_weights[indices]
         self.current = {
-            level: UnitDraw(draw.log_ratio[indices], draw.innovation[indices])
-            for level, draw in self.current.items()
+            level: UnitDraw(draw.log_ratio[indices], draw.innovation[indices]) for level, draw in self.current.items()
         }
         self.resamplings += 1
         return indices

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -74,14 +74,16 @@ class Decoder(nn.Module):
         super().__init__()
         self.backbone = backbone
         # Hugging Face asks the children of a model for these when it saves and loads.
-        self.all_tied_weights_keys = {f"backbone.{k}": f"backbone.{v}" for k, v in backbone.all_tied_weights_keys.items()}
+        self.all_tied_weights_keys = {
+            f"backbone.{k}": f"backbone.{v}" for k, v in backbone.all_tied_weights_keys.items()
+        }
         self.layout = layout
         self.word_dropout = config.word_dropout
         self.context_dropout = config.context_dropout
         self.checkpointing = config.gradient_checkpointing
         if not config.trainable:
             backbone.requires_grad_(False)
-        hidden_size = backbone.get_input_embeddings().embedding_dim
+        hidden_size = cast(nn.Embedding, backbone.get_input_embeddings()).embedding_dim
         self.structure = nn.Linear(hidden_size, num_events) if num_events else None
         sites = _sites(backbone) if config.conditioning == "layers" else _sites(backbone)[:1]
         self.conditioner = None
@@ -106,17 +108,17 @@ class Decoder(nn.Module):
         logits = torch.zeros(batch.num_tokens + 1, events.shape[-1], device=batch.tokens.device)
         for chunk in batch.decoder_chunks:
             if recompute:
-                scored = checkpoint(self._score, chunk, vectors, hidden, batch.tokens, use_reentrant=False)
+                scored = checkpoint(self.score_chunk, chunk, vectors, hidden, batch.tokens, use_reentrant=False)
             else:
-                scored = self._score(chunk, vectors, hidden, batch.tokens)
+                scored = self.score_chunk(chunk, vectors, hidden, batch.tokens)
             # Padding goes to a spare place at the end.
             place = torch.where(chunk.token >= 0, chunk.token, batch.num_tokens).flatten()
             log_prob = log_prob.index_copy(0, place, scored[0].flatten())
             logits = logits.index_copy(0, place, scored[1].flatten(0, 1))
         return DecoderPass(log_prob[:-1], StructureScores(logits[batch.sentence_end], events))
 
-    def _score(self, chunk: TokenChunk, vectors: Tensor | None, hidden: Hidden | None,
-               tokens: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
+    def score_chunk(self, chunk: TokenChunk, vectors: Tensor | None, hidden: Hidden | None,
+                    tokens: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Log-probabilities [R, C] and event logits [R, C, E] of one chunk."""
         embedded = self.backbone.get_input_embeddings()(chunk.ids)
         inputs: dict[str, Any] = {"inputs_embeds": embedded}
@@ -127,7 +129,9 @@ class Decoder(nn.Module):
                 inputs["attention_mask"] = _mask_without(chunk, hidden.sentences)
         with self._conditioned(None if vectors is None else vectors[:, chunk.sentence]):
             output = self.backbone(**inputs, use_cache=False, output_hidden_states=self.structure is not None)
-        log_prob = -F.cross_entropy(output.logits.flatten(0, 1).float(), tokens[chunk.token].flatten(), reduction="none")
+        log_prob = -F.cross_entropy(
+            output.logits.flatten(0, 1).float(), tokens[chunk.token].flatten(), reduction="none"
+        )
         events = log_prob.new_zeros(*chunk.ids.shape, 0)
         if self.structure is not None:
             events = self.structure(output.hidden_states[-1]).float()

@@ -27,7 +27,7 @@ class SentenceEncoder(nn.Module):
         self.feature_size = backbone.config.hidden_size * len(self.layers)
         # Heads that only serve pretraining would never receive a gradient.
         if getattr(backbone, "pooler", None) is not None:
-            backbone.pooler = None
+            backbone.register_module("pooler", None)
         backbone.requires_grad_(trainable)
 
     def train(self, mode: bool = True) -> SentenceEncoder:
@@ -46,9 +46,7 @@ class SentenceEncoder(nn.Module):
         return pooled.new_zeros(num_sentences + 1, self.feature_size).index_copy(0, place, pooled)[:num_sentences]
 
     def _pool(self, chunk: EncoderChunk) -> Tensor:
-        states = self.backbone(
-            input_ids=chunk.ids, attention_mask=chunk.mask, output_hidden_states=True
-        ).hidden_states
+        states = self.backbone(input_ids=chunk.ids, attention_mask=chunk.mask, output_hidden_states=True).hidden_states
         mask = chunk.mask[..., None].float()
         means = [(states[layer].float() * mask).sum(1) / mask.sum(1) for layer in self.layers]
         return torch.cat(means, dim=-1)

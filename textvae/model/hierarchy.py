@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -93,6 +94,11 @@ class Hierarchy(nn.Module):
                 has_child=order < len(levels) - 1,
             )
 
+    @property
+    def stack(self) -> dict[str, Level]:
+        """The levels by name, top first."""
+        return cast(dict[str, Level], dict(self.levels.items()))
+
     def forward(
         self,
         features: Mapping[str, Tensor] | None,
@@ -112,7 +118,7 @@ class Hierarchy(nn.Module):
         passes: dict[str, LevelPass] = {}
         state = None  # top-down state of the units of the level above
         number_above = 0
-        for name, level in self.levels.items():
+        for name, level in self.stack.items():
             number = self.hierarchy.index(name)
             units = batch.levels[number]
             if state is None:
@@ -120,7 +126,10 @@ class Hierarchy(nn.Module):
             else:
                 above = state[batch.ancestor(number, number_above)]
             events = structure_events(batch, number, self.plan.hosts[number])
-            draws = noise.normal(batch.document_key[units.document], name, units.index, level.latent_size)
+            draws = noise.normal(
+                batch.document_key[units.document], name, units.index, level.latent_size,
+                batch.sample[units.document],
+            )  # fmt: skip
             passes[name] = level(
                 above, None if features is None else features[name], units, events,
                 sources.get(name, "posterior"), draws,

@@ -6,7 +6,7 @@ Shapes: U units, K parallel documents, D unit width, Z latent size, E structure 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -66,6 +66,12 @@ class LevelState:
     cache: DynamicCache | None
     first: bool = True
 
+    def select(self, indices: Tensor) -> LevelState:
+        """Document k goes on from where document indices[k] stands; this state is used up."""
+        if self.cache is not None:
+            self.cache.batch_select_indices(indices)
+        return LevelState(self.previous[indices], self.cache, self.first)
+
 
 class Level(nn.Module):
     """Prior, structure and posterior of the units of one level.
@@ -84,10 +90,9 @@ class Level(nn.Module):
         self.has_parent = has_parent
         width, size = units.width, config.latent_size
         self.posterior = _perceptron(2 * width, width, 2 * size)
-        with torch.no_grad():
-            output = self.posterior[-1]
-            output.weight[size:].zero_()
-            output.bias[size:].fill_(raw_log_variance(config.initial_posterior_std))
+        output = cast(nn.Linear, self.posterior[-1])
+        nn.init.zeros_(output.weight[size:])
+        nn.init.constant_(output.bias[size:], raw_log_variance(config.initial_posterior_std))
         self.siblings = None
         if config.prior == "autoregressive" and not is_root:
             self.siblings = UnitTransformer(units, causal=True)
@@ -137,7 +142,9 @@ class Level(nn.Module):
 
     def next_prior(self, state: LevelState, above: Tensor) -> tuple[Tensor, DiagonalGaussian]:
         """The next unit's hidden state [K, D] and p(z) given the units committed so far and `above` [K, D]."""
-        hidden = above if self.siblings is None else self.siblings.step(above + state.previous, state.cache)
+        hidden = above
+        if self.siblings is not None and state.cache is not None:
+            hidden = self.siblings.step(above + state.previous, state.cache)
         first = torch.full((len(above),), state.first, device=above.device)
         return hidden, self._prior(hidden, first)
 

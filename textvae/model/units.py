@@ -34,7 +34,6 @@ class UnitTransformer(nn.Module):
                 num_key_value_heads=config.heads,
                 head_dim=config.width // config.heads,
                 sliding_window=config.window,
-                attn_implementation="sdpa",
                 bos_token_id=None,
                 eos_token_id=None,
             )

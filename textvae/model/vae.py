@@ -109,19 +109,34 @@ class DocumentVAE(PreTrainedModel):
 
     def features(self, batch: DocumentBatch) -> dict[str, Tensor] | None:
         """Bottom-up features [U_l, D] by level; None for a plain language model."""
-        if self.encoder is None or self.bottom_up is None:
-            return None
-        sentences = batch.features
-        if sentences is None:
-            sentences = self.encoder(batch.encoder_chunks, len(batch.levels[-1]))
-        return self.bottom_up(sentences, batch)
+        return None if self.bottom_up is None else self.bottom_up(self.sentence_features(batch), batch)
+
+    def sentence_features(self, batch: DocumentBatch) -> Tensor:
+        """The pretrained encoder's pooled states [S, F], cached or computed now.
+
+        Raises ValueError for a plain language model, which has no encoder.
+        """
+        if self.encoder is None:
+            raise ValueError("a plain language model has no encoder; train one with levels")
+        if batch.features is not None:
+            if batch.features.shape[-1] != self.encoder.feature_size:
+                raise ValueError(
+                    f"the data's cached features have {batch.features.shape[-1]} dimensions, the encoder's "
+                    f"{self.encoder.feature_size}; prepare the data with the model's encoder, or without features"
+                )
+            return batch.features
+        return self.encoder(batch.encoder_chunks, len(batch.levels[-1]))
 
     def forward(
         self, batch: DocumentBatch, noise: KeyedNoise, sources: Mapping[str, LatentSource] | None = None
     ) -> VAEOutput:
         """Infer, draw and score. `sources` says where each level's z comes from (default: its posterior)."""
         passed = self.hierarchy(self.features(batch), batch, noise, sources)
-        return VAEOutput(passed, self.score_text(passed.z, batch, noise if self.training else None))
+        return self.score(passed, batch, noise if self.training else None)
+
+    def score(self, passed: HierarchyPass, batch: DocumentBatch, noise: KeyedNoise | None = None) -> VAEOutput:
+        """Score the text of `batch` under latents that were already drawn; `noise` only when training."""
+        return VAEOutput(passed, self.score_text(passed.z, batch, noise))
 
     def score_text(self, z: Mapping[str, Tensor], batch: DocumentBatch, noise: KeyedNoise | None = None) -> DecoderPass:
         """p(text | z) for latents by level, each [U_l, Z_l]; `noise` only when training."""

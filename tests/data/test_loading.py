@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+import tiny
+from test_batch import LAYOUT
+
+from textvae.data.loading import BatchPlan, TrainingSteps, evaluation_batches, fill, share, training_loader
+
+COUNTS = np.random.default_rng(0).integers(1, 60, 40)
+BUDGET = 100
+
+
+def epoch_length(plan: BatchPlan) -> int:
+    return next(step for step in range(1000) if plan.epoch(step) == 1)
+
+
+def test_an_epoch_is_every_document_once_within_the_budget() -> None:
+    plan = BatchPlan(COUNTS, BUDGET, seed=1)
+    steps = [plan.documents(step) for step in range(epoch_length(plan))]
+    assert sorted(np.concatenate(steps).tolist()) == list(range(len(COUNTS)))
+    assert all(COUNTS[step].sum() <= BUDGET for step in steps)
+    # A batch ends only where the next document would not fit.
+    for step, following in zip(steps, steps[1:], strict=False):
+        assert COUNTS[step].sum() + COUNTS[following[0]] > BUDGET
+
+
+def test_the_plan_depends_on_seed_and_step_alone() -> None:
+    forwards, later = BatchPlan(COUNTS, BUDGET, seed=1), BatchPlan(COUNTS, BUDGET, seed=1)
+    steps = range(3 * epoch_length(forwards))
+    first = [forwards.documents(step).tolist() for step in steps]
+    assert [later.documents(step).tolist() for step in reversed(steps)][::-1] == first
+    other = BatchPlan(COUNTS, BUDGET, seed=2)
+    assert [other.documents(step).tolist() for step in steps] != first
+    assert first[0] != first[epoch_length(forwards)], "the second epoch must be shuffled anew"
+
+
+def test_a_document_over_the_budget_is_a_batch_of_its_own() -> None:
+    parts = [part.tolist() for part in fill(np.arange(4), np.array([5, 500, 5, 5]), 10)]
+    assert parts == [[0], [1], [2, 3]]
+
+
+@pytest.mark.parametrize("num_processes", [1, 2, 3, 7])
+def test_a_share_is_a_balanced_partition(num_processes: int) -> None:
+    documents = np.random.default_rng(3).permutation(len(COUNTS))[:12]
+    parts = share(documents, COUNTS, num_processes)
+    assert sorted(np.concatenate(parts).tolist()) == sorted(documents.tolist())
+    loads = [int(COUNTS[part].sum()) for part in parts]
+    assert max(loads) - min(loads) <= COUNTS[documents].max()
+    assert [part.tolist() for part in share(documents[::-1], COUNTS, num_processes)] == [p.tolist() for p in parts]
+
+
+def steps_of(process: int, num_processes: int, micro: int = 10_000, batch_tokens: int = 30) -> TrainingSteps:
+    members = tiny.documents()
+    counts = np.array([document.num_tokens for document in members])
+    plan = BatchPlan(counts, batch_tokens, seed=0)
+    return TrainingSteps(
+        members.__getitem__, plan, LAYOUT, steps=6, micro_batch_tokens=micro, process=process,
+        num_processes=num_processes,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("micro", [1, 15, 10_000])
+@pytest.mark.parametrize("num_processes", [1, 2, 5])
+def test_processes_and_micro_batches_together_make_the_global_batch(num_processes: int, micro: int) -> None:
+    for step in range(6):
+        whole = steps_of(0, 1)[step]
+        parts = [steps_of(process, num_processes, micro)[step] for process in range(num_processes)]
+        assert all(part.batches for part in parts), "every process needs a backward pass"
+        assert {part.global_tokens for part in parts} == {whole.global_tokens}
+        counted = [batch for part in parts for batch in part.batches if part.weight]
+        assert sum(batch.num_tokens for batch in counted) == whole.global_tokens
+        names = [name for batch in counted for name in batch.ids]
+        assert sorted(names) == sorted(name for batch in whole.batches for name in batch.ids)
+        if micro == 1:
+            assert all(len(batch) == 1 for batch in counted)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_loader_starts_anywhere(num_workers: int) -> None:
+    data = steps_of(0, 1)
+    found = [[batch.ids for batch in part.batches] for part in training_loader(data, 2, num_workers)]
+    assert found == [[batch.ids for batch in data[step].batches] for step in range(2, 6)]
+
+
+def test_evaluation_reads_every_chosen_document_once() -> None:
+    members = tiny.documents()
+    counts = np.array([document.num_tokens for document in members])
+    batches = list(evaluation_batches(members.__getitem__, [3, 0, 2], counts, LAYOUT, 40))
+    assert sorted(name for batch in batches for name in batch.ids) == ["doc-0", "doc-2", "doc-3"]
+    assert len(batches) > 1
+
+
+def test_an_empty_split_is_refused() -> None:
+    with pytest.raises(ValueError, match="no document"):
+        BatchPlan(np.array([], dtype=np.int64), 10, 0)

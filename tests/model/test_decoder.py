@@ -1,0 +1,205 @@
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+from transformers import DynamicCache
+
+from textvae.data.document import EncodedDocument
+from textvae.model.vae import DocumentVAE, VAEOutput
+
+DECODERS = ("gpt2", "llama")
+STORY = tiny.document("story", [3], [2, 3, 2])
+
+
+@torch.no_grad()
+def token_log_prob(vae: DocumentVAE, document: EncodedDocument, z: dict[str, Tensor] | None = None) -> Tensor:
+    sources = z if z is not None else dict.fromkeys(vae.level_names, "prior")
+    return vae(tiny.batch_of(vae, [document]), tiny.NOISE, sources).text.token_log_prob
+
+
+def with_word(document: EncodedDocument, place: int) -> EncodedDocument:
+    """Another word at `place` of the document's words."""
+    words = list(document.decoder_ids)
+    words[place] = tiny.FIRST_WORD + (words[place] - tiny.FIRST_WORD + 1) % (tiny.VOCABULARY - tiny.FIRST_WORD)
+    return replace(document, decoder_ids=words)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("conditioning", ["layers", "embedding"])
+@pytest.mark.parametrize("context", tiny.DOCUMENT)
+def test_a_word_changes_only_what_may_see_it(decoder: str, conditioning: str, context: str) -> None:
+    """Later tokens of its sentence and of later sentences of its context unit; nothing before it."""
+    vae = tiny.model(decoder=decoder, context=context, conditioning=conditioning)
+    batch = tiny.batch_of(vae, [STORY])
+    before = token_log_prob(vae, STORY)
+    unit = batch.ancestor(2, tiny.DOCUMENT.index(context))[batch.token_sentence]
+    for place in range(len(STORY.decoder_ids)):
+        position = int(torch.nonzero(batch.tokens != tiny.END)[place, 0])
+        changed = token_log_prob(vae, with_word(STORY, place)) != before
+        after = torch.arange(batch.num_tokens) >= position
+        assert torch.equal(changed, after & (unit == unit[position]))
+
+
+@pytest.mark.parametrize("context_tokens", [1, 6, 12])
+def test_the_window_is_counted_in_what_stands_before_a_sentence(context_tokens: int) -> None:
+    """What a sentence sees does not depend on its own length, or its probabilities would not add up."""
+    vae = tiny.model((), context="document", context_tokens=context_tokens)
+    reach, behind, first = [], 0, 0
+    for sentence, length in enumerate(STORY.decoder_lengths):
+        if behind >= context_tokens:
+            first, behind = sentence, 0
+        reach.append(first)
+        behind += length + 1
+    batch = tiny.batch_of(vae, [STORY])
+    before = token_log_prob(vae, STORY)
+    starts = np.cumsum([0, *STORY.decoder_lengths])
+    for sentence in range(len(reach)):
+        changed = token_log_prob(vae, with_word(STORY, int(starts[sentence]))) != before
+        seen_by = {int(s) for s in batch.token_sentence[changed].unique()}
+        assert seen_by == {later for later in range(sentence, len(reach)) if reach[later] <= sentence}
+
+
+# A vocabulary of an end and two words, so that all texts can be written out.
+WORDS = [list(words) for length in range(4) for words in product((1, 2), repeat=length)]
+SHORT, CUT = [w for w in WORDS if len(w) < 3], [w for w in WORDS if len(w) == 3]
+
+
+def texts() -> list[tuple[list[list[int]], bool]]:
+    """Documents of one or two sentences of two words at most, and whether the last is cut at its third word."""
+    found = []
+    for begun in ([], *([first] for first in SHORT)):
+        found.extend(([*begun, last], len(last) == 3) for last in WORDS)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("levels", "context", "context_tokens"),
+    [((), "document", 100), ((), "document", 2), ((), "sentence", 9), (("document",), "document", 2),
+     (("sentence",), "document", 3), (("document", "sentence"), "sentence", 9)],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_probabilities_of_all_documents_sum_to_one(
+    levels: tuple[str, ...], context: str, context_tokens: int, decoder: str
+) -> None:
+    """Words, sentence ends and document ends together, given the latents: p(all short documents) plus
+    p(those that go on) is one. A document goes on where its sentence is cut or a third sentence follows."""
+    hierarchy = ("document", "sentence")
+    special = {"start_id": 0, "end_id": 0, "decoder_pad_id": 0}
+    vae = tiny.model(levels, hierarchy, decoder=decoder, vocabulary=3, tokens=special, context=context,
+                     context_tokens=context_tokens)  # fmt: skip
+    cases = texts()
+    members = [tiny.encoded(f"text-{n}", [[len(text)]], text) for n, (text, _) in enumerate(cases)]
+    batch = tiny.batch_of(vae, members)
+    generator = torch.Generator().manual_seed(0)
+    # The first sentence's latent is the same in all documents, as is the second's.
+    z = {name: torch.randn(2, 6 if name == "document" else 5, generator=generator) for name in levels}
+    rows = {"document": torch.zeros(len(batch), dtype=torch.long), "sentence": batch.levels[1].index}
+    with torch.no_grad():
+        output = vae(batch, tiny.NOISE, {name: values[rows[name]] for name, values in z.items()})
+    total = 0.0
+    for number, (text, is_cut) in enumerate(cases):
+        of_tokens = batch.levels[1].document[batch.token_sentence] == number
+        tokens = output.text.token_log_prob[of_tokens].double()
+        ends = _ends(output, batch.levels[1].document == number)
+        going_on, ended = logsigmoid(-ends[:-1]).sum(), logsigmoid(ends[-1])
+        if is_cut:
+            total += float((tokens[:-1].sum() + going_on).exp())
+        else:
+            total += float((tokens.sum() + going_on + ended).exp())
+            if len(text) == 2:
+                total += float((tokens.sum() + going_on + logsigmoid(-ends[-1])).exp())
+    assert total == pytest.approx(1, abs=1e-5)
+
+
+def _ends(output: VAEOutput, rows: Tensor) -> Tensor:
+    """Logits of every sentence's ending its document, whoever tells them."""
+    told = [output.text.structure, *(level.structure for level in output.hierarchy.levels.values())]
+    (logits,) = (scores.logits for scores in told if scores.logits.shape[1])
+    return logits[rows, 0].double()
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("context", ["sentence", "document"])
+@pytest.mark.parametrize("conditioning", ["layers", "embedding"])
+def test_a_fresh_model_is_the_plain_language_model(decoder: str, context: str, conditioning: str) -> None:
+    torch.manual_seed(0)
+    vae = DocumentVAE(tiny.config(decoder=decoder, context=context, conditioning=conditioning)).eval()
+    plain = DocumentVAE(tiny.config((), decoder=decoder, context=context)).eval()
+    plain.decoder.backbone.load_state_dict(vae.decoder.backbone.state_dict())
+    assert torch.equal(token_log_prob(vae, STORY), token_log_prob(plain, STORY))
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_a_plain_model_scores_as_the_backbone_alone(decoder: str) -> None:
+    vae = tiny.model((), decoder=decoder, context="document", context_tokens=1000)
+    tokens = tiny.batch_of(vae, [STORY]).tokens
+    starts = torch.cat([torch.tensor([True]), tokens[:-1] == tiny.END])
+    ids = torch.where(starts, tiny.START, tokens.roll(1))
+    with torch.no_grad():
+        logits = vae.decoder.backbone(input_ids=ids[None]).logits[0]
+    expected = logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
+    torch.testing.assert_close(token_log_prob(vae, STORY), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("conditioning", ["layers", "embedding"])
+def test_steps_score_as_the_parallel_pass(decoder: str, conditioning: str) -> None:
+    """Sampling reads the distribution that scoring reports: words and events, with latents, in context."""
+    vae = tiny.model(("document",), decoder=decoder, context="document", conditioning=conditioning)
+    batch = tiny.batch_of(vae, [STORY])
+    z = {"document": torch.randn(1, 6, generator=torch.Generator().manual_seed(0))}
+    with torch.no_grad():
+        output = vae(batch, tiny.NOISE, z)
+        vectors = vae.decoder.conditioner(z)
+        cache = DynamicCache(config=vae.decoder.backbone.config)
+        log_prob, ends, before = [], [], tiny.START
+        for token in batch.tokens.tolist():
+            logits, events = vae.decoder.step(torch.tensor([[before]]), vectors, cache)
+            log_prob.append(logits[0].log_softmax(-1)[token])
+            before = tiny.START if token == tiny.END else token
+            if token == tiny.END:
+                ends.append(events[0])
+    torch.testing.assert_close(torch.stack(log_prob), output.text.token_log_prob, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(torch.stack(ends), output.text.structure.logits, atol=1e-4, rtol=1e-4)
+
+
+def dropped(members: Sequence[EncodedDocument], context: str = "document", **options: float) -> Tensor:
+    """Token log-probabilities [N] while training."""
+    vae = tiny.model((), context=context, **options).train()
+    return vae(tiny.batch_of(vae, members), tiny.NOISE).text.token_log_prob.detach()
+
+
+def test_word_dropout_hides_words_and_nothing_else() -> None:
+    """With nearly every word hidden, the words hardly matter; the start token, hence the first word's
+    prediction, is as without dropout, and evaluation hides nothing."""
+    usual, other = dropped([STORY], "sentence"), with_word(STORY, 0)
+    hidden = dropped([STORY], "sentence", word_dropout=0.999)
+    first = torch.tensor([0, *(np.cumsum(np.asarray(STORY.decoder_lengths) + 1)[:-1]).tolist()])
+    torch.testing.assert_close(hidden[first], usual[first])
+    differs = dropped([other], "sentence", word_dropout=0.999) != hidden
+    assert differs.nonzero().flatten().tolist() == [0], "only the changed word's own prediction"
+    some = (dropped([STORY], "sentence", word_dropout=0.5) != usual).float().mean()
+    assert 0.2 < some < 0.9
+    assert torch.equal(token_log_prob(tiny.model((), word_dropout=0.999), STORY), token_log_prob(tiny.model(()), STORY))
+
+
+def test_context_dropout_hides_earlier_sentences_whole() -> None:
+    alone, hidden = dropped([STORY], "sentence"), dropped([STORY], context_dropout=0.999)
+    changed = dropped([with_word(STORY, 0)], context_dropout=0.999) != hidden
+    batch = tiny.batch_of(tiny.model(()), [STORY])
+    assert changed.any()
+    assert (batch.token_sentence[changed] == 0).all(), "the sentence itself still sees its words"
+    assert not torch.allclose(alone, dropped([STORY])), "context must matter when it is not dropped"
+
+
+@pytest.mark.parametrize("options", [{"word_dropout": 0.5}, {"context_dropout": 0.5}], ids=str)
+def test_dropout_is_the_same_in_any_company(options: dict[str, float]) -> None:
+    together = dropped([*tiny.documents(), STORY], **options)
+    torch.testing.assert_close(together[-STORY.num_tokens :], dropped([STORY], **options), atol=1e-5, rtol=1e-5)
