@@ -1,12 +1,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
-LAUNCH := $(BIN)/accelerate launch --cpu --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
+LAUNCH := $(BIN)/accelerate launch --cpu --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+	--num_cpu_threads_per_process $(shell nproc 2>/dev/null || echo 2)
 INSTALLED := .venv/installed
 QUICK := runs/quickstart
 LM := runs/quickstart-lm-continued
 
 export TOKENIZERS_PARALLELISM := true
 export HF_HUB_OFFLINE ?= 1
+export HF_HUB_DISABLE_PROGRESS_BARS := 1
 export PYTHONUNBUFFERED := 1
 
 .PHONY: quickstart test lint clean

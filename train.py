@@ -14,7 +14,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         train(load_config(arguments.config, arguments.overrides))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -1,12 +1,18 @@
 """Shared fixtures: real tokenizers, trained in a second on the text below, and what is built from them."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import BertConfig, BertModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from textvae.config import DecoderConfig, EncoderConfig, LevelConfig, ModelConfig, UnitConfig
+from textvae.data.preparation import PrepareOptions, prepare
 from textvae.data.processing import DocumentProcessor
 from textvae.data.tokenizer import train_sentencepiece
 
@@ -39,16 +45,12 @@ def encoder_tokenizer() -> PreTrainedTokenizerFast:
     trainer = trainers.WordPieceTrainer(vocab_size=400, special_tokens=special, show_progress=False)
     tokenizer.train_from_iterator([STORY], trainer)
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    names = dict(
-        zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True)
-    )
+    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True))
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **names)
 
 
 @pytest.fixture(scope="session")
-def encoder_folder(
-    encoder_tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory
-) -> str:
+def encoder_folder(encoder_tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The encoder's tokenizer as a folder, the way `prepare` takes a backbone without a network."""
     folder = tmp_path_factory.mktemp("encoder")
     encoder_tokenizer.save_pretrained(folder)
@@ -56,9 +58,7 @@ def encoder_folder(
 
 
 @pytest.fixture(scope="session")
-def decoder_folder(
-    decoder_tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory
-) -> str:
+def decoder_folder(decoder_tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("decoder")
     decoder_tokenizer.save_pretrained(folder)
     return str(folder)
@@ -82,3 +82,58 @@ def story_file(tmp_path: Path) -> Path:
     path = tmp_path / "story.txt"
     path.write_text(STORY, encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def encoder_backbone(encoder_tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny BERT with random weights beside its tokenizer: what `encoder.name` may be."""
+    folder = tmp_path_factory.mktemp("encoder-backbone")
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=len(encoder_tokenizer), hidden_size=32, num_hidden_layers=1,
+                        num_attention_heads=2, intermediate_size=48, max_position_embeddings=64)  # fmt: skip
+    BertModel(config).save_pretrained(folder)
+    encoder_tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def prepared(encoder_folder: str, decoder_folder: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty-two documents of the story's sentences: `train`, `validation` and `test`."""
+    folder = tmp_path_factory.mktemp("corpus")
+    sentences = [s.strip() + "." for s in " ".join(STORY.split()).replace('"', "").split(".") if s.strip()]
+    random = np.random.default_rng(0)
+    lines = []
+    for number in range(32):
+        sizes = random.integers(1, 4, random.integers(1, 4))
+        paragraphs = [" ".join(random.choice(sentences, size, replace=False)) for size in sizes]
+        lines.append(json.dumps({"id": f"doc-{number}", "paragraphs": paragraphs}))
+    (folder / "corpus.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    options = PrepareOptions(
+        str(folder / "corpus.jsonl"), str(folder / "prepared"), encoder=encoder_folder, decoder=decoder_folder,
+        max_sentence_tokens=48, validation_fraction=0.2, test_fraction=0.1,
+    )  # fmt: skip
+    prepare(options)
+    return folder / "prepared"
+
+
+@pytest.fixture(scope="session")
+def settings(encoder_backbone: str) -> Callable[..., ModelConfig]:
+    """levels, fields of `DecoderConfig` -> the settings of a tiny model."""
+
+    def make(*levels: str, model_type: str = "gpt2", **decoder: Any) -> ModelConfig:
+        size = {"n_layer": 1, "n_embd": 32, "n_head": 2, "n_positions": 512, "resid_pdrop": 0.0, "embd_pdrop": 0.0,
+                "attn_pdrop": 0.0}  # fmt: skip
+        if model_type == "llama":
+            size = {"num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2,
+                    "tie_word_embeddings": True}  # fmt: skip
+        architecture = {"model_type": model_type, **size, **decoder.pop("architecture", {})}
+        if "name" in decoder:
+            architecture = {}
+        return ModelConfig(
+            levels=tuple(LevelConfig(name, size) for name, size in zip(levels, (8, 6, 4), strict=False)),
+            units=UnitConfig(width=16, layers=1, heads=2),
+            encoder=EncoderConfig(name=encoder_backbone),
+            decoder=DecoderConfig(architecture=architecture, conditioning_width=16, **decoder),
+        )
+
+    return make

@@ -42,7 +42,10 @@ def test_the_run_is_named_after_the_file(tmp_path: Path) -> None:
 
 def test_a_level_is_addressed_by_its_name(tmp_path: Path) -> None:
     usual = load_config(written(tmp_path, ""), ["model.levels.document.latent_size=5"])
-    assert [level.latent_size for level in usual.model.levels] == [5, *(l.latent_size for l in ModelConfig().levels[1:])]
+    assert [level.latent_size for level in usual.model.levels] == [
+        5,
+        *(level.latent_size for level in ModelConfig().levels[1:]),
+    ]
     own = written(tmp_path, "model: {levels: [{name: scene}, {name: line}]}")
     assert load_config(own, ["model.levels.line.latent_size=3"]).model.levels[1] == LevelConfig("line", 3)
     none = load_config(own, ["model.levels=[]"])
@@ -87,7 +90,7 @@ def test_what_is_wrong_is_named_with_its_file(tmp_path: Path, text: str, key: st
     ],
 )
 def test_a_wrong_override_is_named(tmp_path: Path, override: str, message: str) -> None:
-    with pytest.raises(ValueError, match="override|configuration") as error:
+    with pytest.raises(ValueError, match=r"override|configuration") as error:
         load_config(written(tmp_path, "train: {steps: 5}"), [override])
     assert message in str(error.value)
     assert override in str(error.value)

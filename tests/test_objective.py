@@ -96,7 +96,9 @@ def test_the_controller_waits_and_is_bounded() -> None:
 def test_balance_presses_in_proportion_to_the_rates_and_ends() -> None:
     found = objective(balance_until=0.5)
     assert set(found.weights(0).values()) == {1.0}
-    found.update(0, {"document": torch.tensor([1.0]), "paragraph": torch.tensor([2.0, 3.0]), "sentence": torch.tensor([6.0])})
+    found.update(
+        0, {"document": torch.tensor([1.0]), "paragraph": torch.tensor([2.0, 3.0]), "sentence": torch.tensor([6.0])}
+    )
     weights = {name: float(weight) for name, weight in found.weights(10).items()}
     assert weights == pytest.approx({"document": 0.25, "paragraph": 1.25, "sentence": 1.5})
     assert sum(weights.values()) == pytest.approx(len(LEVELS))

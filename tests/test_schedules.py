@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -37,7 +38,7 @@ def test_the_learning_rate_warms_up_and_decays(schedule: str, middle: float, end
     assert factors[10] == pytest.approx(1)
     assert factors[60] == pytest.approx(middle)
     assert factors[110] == pytest.approx(end)
-    assert all(later <= earlier for earlier, later in zip(factors[9:], factors[10:], strict=False))
+    assert all(later <= earlier for earlier, later in pairwise(factors[9:]))
 
 
 def test_a_quarter_of_the_cosine() -> None:

@@ -33,9 +33,7 @@ def depths() -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
     return [*((DOCUMENT, levels) for levels in subsets(DOCUMENT)), (FOUR, FOUR)]
 
 
-def encoded(
-    name: str, structure: Sequence[Sequence[int]], sentences: Sequence[Sequence[int]]
-) -> EncodedDocument:
+def encoded(name: str, structure: Sequence[Sequence[int]], sentences: Sequence[Sequence[int]]) -> EncodedDocument:
     """A document of the given units and word ids; the encoder reads the same ids."""
     lengths = [len(words) for words in sentences]
     return EncodedDocument(
@@ -60,7 +58,7 @@ def document(name: str, *structure: Sequence[int], longest: int = 6) -> EncodedD
     random = np.random.default_rng([*name.encode()])
     count = sum(structure[-1]) if structure else 1
     sentences = [random.integers(FIRST_WORD, VOCABULARY, random.integers(1, longest + 1)) for _ in range(count)]
-    return encoded(name, structure, [words.tolist() for words in sentences])
+    return encoded(name, list(structure), [words.tolist() for words in sentences])
 
 
 def documents(hierarchy: Sequence[str] = DOCUMENT) -> list[EncodedDocument]:

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from textvae.config import DecoderConfig, EncoderConfig, ModelConfig, to_dict
-from textvae.data.batch import encoder_chunks
+from textvae.data.batch import encoder_chunks, row_length
 from textvae.data.encoding import FeatureFunction
 from textvae.data.processing import DocumentProcessor
 from textvae.model.encoder import SentenceEncoder
@@ -30,6 +30,7 @@ def build_model(settings: ModelConfig, processor: DocumentProcessor) -> Hierarch
     """
     check_levels(processor.hierarchy, settings)
     decoder = _decoder(settings.decoder, processor.decoder_tokenizer)
+    _check_positions(decoder, settings.decoder, processor)
     encoder = _encoder(settings.encoder.name, processor.encoder_tokenizer) if settings.levels else None
     end_id = processor.decoder_tokenizer.eos_token_id
     start_id = processor.decoder_tokenizer.bos_token_id
@@ -64,7 +65,7 @@ def sentence_feature_function(name: str, chunk_tokens: int = 8192) -> FeatureFun
 
 
 def _encoder(name: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    encoder = AutoModel.from_pretrained(resolve_backbone(name))
+    encoder = AutoModel.from_pretrained(resolve_backbone(name), dtype=torch.float32)
     _check_vocabulary(encoder, tokenizer, f"encoder '{name}'")
     return encoder
 
@@ -76,7 +77,7 @@ def _decoder(settings: DecoderConfig, tokenizer: PreTrainedTokenizerBase) -> Pre
         if _is_run(settings.name):
             decoder = HierarchicalTextVAE.from_pretrained(settings.name).decoder.backbone
         else:
-            decoder = AutoModelForCausalLM.from_pretrained(resolve_backbone(settings.name))
+            decoder = AutoModelForCausalLM.from_pretrained(resolve_backbone(settings.name), dtype=torch.float32)
         _check_vocabulary(decoder, tokenizer, f"decoder '{settings.name}'")
         return decoder
     values: dict[str, Any] = dict(settings.architecture)
@@ -95,7 +96,9 @@ def _decoder(settings: DecoderConfig, tokenizer: PreTrainedTokenizerBase) -> Pre
         config = AutoConfig.for_model(values.pop("model_type"), **(special | values))
     except ValueError as error:
         raise ValueError(f"model.decoder.architecture: {error}") from None
-    return AutoModelForCausalLM.from_config(config)
+    decoder = AutoModelForCausalLM.from_config(config)
+    _check_vocabulary(decoder, tokenizer, "model.decoder.architecture")
+    return decoder
 
 
 def _is_run(name: str) -> bool:
@@ -111,6 +114,19 @@ def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
         raise ValueError(
             f"{what} knows {rows} tokens but the data were prepared with a tokenizer of {len(tokenizer)}; "
             "prepare the data with the backbone's own tokenizer"
+        )
+
+
+def _check_positions(decoder: PreTrainedModel, settings: DecoderConfig, processor: DocumentProcessor) -> None:
+    """The longest row that a batch may hold must lie within the decoder's positions."""
+    longest = processor.max_sentence_tokens + 1
+    if settings.context != processor.hierarchy[-1]:
+        longest += settings.context_tokens - 1
+    positions = getattr(decoder.config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and row_length(longest) > positions:
+        raise ValueError(
+            f"the decoder has {positions} positions but a row of text may be {row_length(longest)} tokens long: "
+            "lower model.decoder.context_tokens, or prepare the data with a smaller max_sentence_tokens"
         )
 
 

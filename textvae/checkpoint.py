@@ -60,7 +60,8 @@ class RunFolder:
         if accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)
         accelerator.wait_for_everyone()
-        accelerator.save_state(str(partial))
+        # Pickled, not safetensors: tied weights stay one tensor, so nothing is renamed or warned about.
+        accelerator.save_state(str(partial), safe_serialization=False)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             (partial / "step.json").write_text(json.dumps({"step": step}), encoding="utf-8")

@@ -155,6 +155,7 @@ class TrainConfig:
     log_every: PositiveInt = 10
     validate_every: PositiveInt = 200
     validation_documents: PositiveInt = 200
+    """At most this many, spread evenly over the split."""
     save_every: PositiveInt = 200
     resume: bool = False
     """Continue from the run folder's last checkpoint."""

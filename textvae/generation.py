@@ -81,7 +81,8 @@ def complete_plans(
         told = model.hierarchy.plan.hosts[number]
         open_plans = [k for k, plan in enumerate(completed) if name not in plan.z or _is_open(plan, told)]
         if open_plans:
-            drawn = _draw_level(level, [states[k] for k in open_plans], options, generator)
+            ends = [_Ends(told, completed[k].counts, options.max_children) for k in open_plans]
+            drawn = _draw_level(level, [states[k] for k in open_plans], ends, options, generator)
             for k, (z, events) in zip(open_plans, drawn, strict=True):
                 completed[k].z[name] = z
                 _note_structure(completed[k], told, events)
@@ -99,8 +100,41 @@ def _is_open(plan: DocumentPlan, told: Sequence[int]) -> bool:
     return any(number - 1 not in plan.counts for number in told)
 
 
+class _Ends:
+    """Tells, host unit after host unit of one document, which units end: decided ends are kept, others drawn."""
+
+    def __init__(self, told: Sequence[int], counts: Mapping[int, Sequence[int]], max_children: int) -> None:
+        """told: numbers of the levels whose ends are told, lowest first; counts: as in `DocumentPlan`."""
+        self.told = told
+        self.decided = {number: _last_children(counts[number - 1]) for number in told if number - 1 in counts}
+        self.max_children = max_children
+        self.units = dict.fromkeys(told, 0)
+        self.children = dict.fromkeys(told, 0)
+        """Units so far of every told level: in the document, and in the parent that is open."""
+
+    def tell(self, drawn: Sequence[bool]) -> list[float]:
+        """1, -1 and 0 of every told level; a level is asked only when the one before it has ended."""
+        events = [0.0] * len(self.told)
+        for column, number in enumerate(self.told):
+            self.children[number] += 1
+            if number in self.decided:
+                ends = self.units[number] in self.decided[number]
+            else:
+                ends = drawn[column] or self.children[number] >= self.max_children
+            self.units[number] += 1
+            events[column] = 1.0 if ends else -1.0
+            if not ends:
+                break
+            self.children[number] = 0
+        return events
+
+
 def _draw_level(
-    level: Level, states: Sequence[Tensor], options: SamplingOptions, generator: torch.Generator
+    level: Level,
+    states: Sequence[Tensor],
+    ends: Sequence[_Ends],
+    options: SamplingOptions,
+    generator: torch.Generator,
 ) -> list[tuple[Tensor, Tensor]]:
     """Units of one level for K documents at a time: z [U, Z] and events [U, E] of each.
 
@@ -108,7 +142,6 @@ def _draw_level(
     """
     device = states[0].device
     parent = [0] * len(states)
-    siblings = [0] * len(states)
     drawn: list[list[Tensor]] = [[] for _ in states]
     told_events: list[list[Tensor]] = [[] for _ in states]
     at = torch.stack([state[0] for state in states])
@@ -118,28 +151,24 @@ def _draw_level(
         hidden, prior = level.next_prior(position, above)
         noise = torch.randn(prior.mean.shape, generator=generator).to(device) * options.latent_temperature
         z = prior.sample(noise)
-        events = _draw_events(level.structure_logits(hidden, z), siblings, options, generator)
+        happens = _draw_ends(level.structure_logits(hidden, z), generator)
+        told = [end.tell(row) for end, row in zip(ends, happens, strict=True)]
+        events = torch.tensor(told, device=device)
         level.commit(position, z, events)
         for k in range(len(states)):
             if parent[k] == len(states[k]):
                 continue
             drawn[k].append(z[k])
             told_events[k].append(events[k])
-            ends = bool((events[k] == 1).all())
-            siblings[k] = 0 if ends else siblings[k] + 1
-            parent[k] += ends
+            parent[k] += all(event == 1 for event in told[k])
     return [(torch.stack(z), torch.stack(events)) for z, events in zip(drawn, told_events, strict=True)]
 
 
-def _draw_events(
-    logits: Tensor, siblings: Sequence[int], options: SamplingOptions, generator: torch.Generator
-) -> Tensor:
-    """[K, E] of 1, -1 and 0, lowest level first; a level is asked only when the one before it has ended."""
-    happens = torch.rand(logits.shape, generator=generator).to(logits.device) < logits.float().sigmoid()
-    too_many = torch.tensor([count + 1 >= options.max_children for count in siblings], device=logits.device)
-    happens = happens | too_many[:, None]
-    asked = torch.cat([torch.ones_like(happens[:, :1]), happens[:, :-1].cumprod(dim=1).bool()], dim=1)
-    return torch.where(asked[:, : logits.shape[1]], 2.0 * happens.float() - 1.0, 0.0)
+def _draw_ends(logits: Tensor, generator: torch.Generator) -> list[list[bool]]:
+    """[K, E]"""
+    drawn = torch.rand(logits.shape, generator=generator) < logits.float().sigmoid().cpu()
+    found: list[list[bool]] = drawn.tolist()
+    return found
 
 
 def _note_structure(plan: DocumentPlan, told: Sequence[int], events: Tensor) -> None:
@@ -155,7 +184,7 @@ def _events_of(plan: DocumentPlan, told: Sequence[int], num_units: int, device: 
     columns = []
     units = list(range(num_units))  # which of this level's units ends each unit of the level asked about
     for number in told:
-        ends = _ends(plan.counts[number - 1])
+        ends = _last_children(plan.counts[number - 1])
         column = torch.zeros(num_units, device=device)
         for index, unit in enumerate(units):
             column[unit] = 1.0 if index in ends else -1.0
@@ -164,7 +193,8 @@ def _events_of(plan: DocumentPlan, told: Sequence[int], num_units: int, device: 
     return torch.stack(columns, dim=1) if columns else torch.zeros(num_units, 0, device=device)
 
 
-def _ends(counts: Sequence[int]) -> set[int]:
+def _last_children(counts: Sequence[int]) -> set[int]:
+    """Numbers, over all parents, of the children that are the last of their parent."""
     total = 0
     ends = set()
     for count in counts:
@@ -258,8 +288,9 @@ def _write_in_order(
     decided = lowest - len(told)  # the lowest level whose units are planned
     vectors = _sentence_vectors(model, plan, decided)
     num_planned = len(_ancestors(plan, decided, decided))
-    counts: list[list[int]] = [list(plan.counts.get(number, [])) for number in range(lowest)]
-    children = dict.fromkeys(told, 0)
+    counts = {number: list(plan.counts[number]) for number in range(decided)}
+    counts |= {number - 1: [] for number in told}
+    ends = _Ends(told, plan.counts, options.max_children)
     sentences: list[list[int]] = []
     stream = _Stream(decoder)
     planned = 0
@@ -267,27 +298,25 @@ def _write_in_order(
         here = None if vectors is None else vectors[:, planned : planned + 1]
         words, logits = stream.write(here, options, generator)
         sentences.append(words)
-        events = _draw_events(logits, [max(children.values(), default=0)], options, generator)[0].tolist()
+        children = {number: count + 1 for number, count in ends.children.items()}
         ended = lowest  # number of the highest level a unit of which ends here
-        for number, event in zip(told, events, strict=True):
-            children[number] += 1
+        for number, event in zip(told, ends.tell(_draw_ends(logits, generator)[0]), strict=True):
             if event != 1:
                 break
             counts[number - 1].append(children[number])
-            children[number] = 0
             ended = number - 1
         if ended == decided:
             planned += 1
             ended = _planned_end(plan, planned, decided)
         if ended <= context or stream.length >= decoder.layout.context_tokens:
             stream = _Stream(decoder)
-    return WrittenDocument(sentences, counts)
+    return WrittenDocument(sentences, [counts[number] for number in range(lowest)])
 
 
 def _planned_end(plan: DocumentPlan, num_done: int, level: int) -> int:
     """Number of the highest level a unit of which ends with unit `num_done` (counted from 1) of `level`."""
     while level > 0:
-        ends = sorted(_ends(plan.counts[level - 1]))
+        ends = sorted(_last_children(plan.counts[level - 1]))
         if num_done - 1 not in ends:
             return level
         num_done = ends.index(num_done - 1) + 1

@@ -53,8 +53,13 @@ class HierarchicalTextVAE(DocumentVAE):
         texts = model.generate(theme=z["document"].mean[0], num=4)
     """
 
-    def __init__(self, config: TextVAEConfig, encoder: PreTrainedModel | None = None,
-                 decoder: PreTrainedModel | None = None, processor: DocumentProcessor | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        config: TextVAEConfig,
+        encoder: PreTrainedModel | None = None,
+        decoder: PreTrainedModel | None = None,
+        processor: DocumentProcessor | None = None,
+    ) -> None:
         super().__init__(config, encoder, decoder)
         self._processor = processor
 

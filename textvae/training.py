@@ -5,14 +5,11 @@ Shapes: L latent levels, Z_l latent size.
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
@@ -21,80 +18,16 @@ from torch import Tensor, nn
 from textvae.building import build_model
 from textvae.checkpoint import RunFolder
 from textvae.config import Config, TrainConfig
-from textvae.data.batch import DocumentBatch
 from textvae.data.loading import BatchPlan, StepBatches, TrainingSteps, evaluation_batches, training_loader
 from textvae.data.preparation import PreparedSplit, load_prepared
+from textvae.metrics import Sums, Totals
 from textvae.model.noise import KeyedNoise
-from textvae.objective import ElboTerms, Objective, elbo_terms
+from textvae.objective import Objective, elbo_terms
+from textvae.progress import Progress
 from textvae.schedules import learning_rate_factor
 from textvae.text_vae import HierarchicalTextVAE
 
 VALIDATION_NOISE = KeyedNoise(seed=0, step=-1)
-
-
-@dataclass(frozen=True)
-class Sums:
-    """Sums over a global batch or a data split, raw nats: what every reported mean is made of."""
-
-    tokens: float
-    documents: float
-    distortion_tokens: float
-    distortion_structure: float
-    rate_by_dimension: dict[str, Tensor]
-    """[Z_l] by level."""
-    units: dict[str, float]
-
-    @property
-    def rate(self) -> dict[str, float]:
-        """Nats by level."""
-        return {name: float(values.sum()) for name, values in self.rate_by_dimension.items()}
-
-    @property
-    def negative_elbo(self) -> float:
-        return self.distortion_tokens + self.distortion_structure + math.fsum(self.rate.values())
-
-    def report(self) -> dict[str, Any]:
-        """Means, under the names of metrics.jsonl."""
-        return {
-            "nll_per_token": self.negative_elbo / self.tokens,
-            "perplexity_per_token": math.exp(min(50.0, self.negative_elbo / self.tokens)),
-            "distortion_tokens_per_token": self.distortion_tokens / self.tokens,
-            "distortion_structure_per_token": self.distortion_structure / self.tokens,
-            "rate_per_unit": {name: rate / self.units[name] for name, rate in self.rate.items()},
-            "rate_per_document": {name: rate / self.documents for name, rate in self.rate.items()},
-        }
-
-
-class Totals:
-    """Adds up batches on the device; one reduction over processes and one host sync at the end."""
-
-    def __init__(self, model: HierarchicalTextVAE) -> None:
-        self.levels = {level: model.hierarchy.stack[level].latent_size for level in model.level_names}
-        size = 4 + len(self.levels) + sum(self.levels.values())
-        self.values = torch.zeros(size, dtype=torch.float64, device=model.device)
-
-    def add(self, batch: DocumentBatch, terms: ElboTerms, weight: float = 1.0) -> None:
-        counts = [batch.num_tokens, len(batch)]
-        units = [len(batch.levels[batch.level_number(name)]) for name in self.levels]
-        distortion = [terms.distortion_tokens.detach().sum(), terms.distortion_structure.detach().sum()]
-        numbers = torch.tensor([*counts, *units], dtype=torch.float64, device=self.values.device)
-        rates = [terms.rate_by_dimension[name].detach() for name in self.levels]
-        parts = [numbers, torch.stack(distortion), *rates]
-        self.values += weight * torch.cat([part.double() for part in parts])
-
-    def reduce(self, accelerator: Accelerator) -> Sums:
-        values = accelerator.reduce(self.values, reduction="sum").float().cpu()
-        num_levels = len(self.levels)
-        head, rates = values[: 4 + num_levels].tolist(), values[4 + num_levels :]
-        by_level = dict(zip(self.levels, rates.split(list(self.levels.values())), strict=True)) if num_levels else {}
-        return Sums(
-            tokens=head[0],
-            documents=head[1],
-            distortion_tokens=head[2 + num_levels],
-            distortion_structure=head[3 + num_levels],
-            rate_by_dimension=by_level,
-            units=dict(zip(self.levels, head[2 : 2 + num_levels], strict=True)),
-        )
 
 
 def train(config: Config) -> Path:
@@ -140,12 +73,15 @@ def train(config: Config) -> Path:
     )
     progress.begin(first, plain, len(training.token_counts))
     for step, part in enumerate(training_loader(data, first, config.data.num_workers), start=first):
+        weights = objective.weights(step)
         sums, gradient_norm = optimise(model, part, step, objective, optimizer, accelerator, settings)
         scheduler.step()
-        progress.log(step + 1, sums, objective.weights(step), gradient_norm, float(scheduler.get_last_lr()[-1]))
+        progress.log(step + 1, sums, weights, gradient_norm, float(scheduler.get_last_lr()[-1]))
         is_last = step + 1 == settings.steps
         if (step + 1) % settings.validate_every == 0 or is_last:
-            scores = validate(plain, validation, settings.validation_documents, config.data, accelerator)
+            scores = validate(
+                plain, validation, settings.validation_documents, config.data.micro_batch_tokens, accelerator
+            )
             if progress.validated(step + 1, scores) and accelerator.is_main_process:
                 plain.save_pretrained(folder.path)
         if (step + 1) % settings.save_every == 0 or is_last:
@@ -183,12 +119,16 @@ def optimise(
 
 
 @torch.no_grad()
-def validate(model: HierarchicalTextVAE, split: PreparedSplit, limit: int, data: Any, accelerator: Accelerator) -> Sums:
-    """The one-sample ELBO over the first `limit` documents, with the same noise every time."""
+def validate(
+    model: HierarchicalTextVAE, split: PreparedSplit, limit: int, batch_tokens: int, accelerator: Accelerator
+) -> Sums:
+    """The one-sample ELBO over at most `limit` documents, spread over the split, the same with the same noise
+    every time."""
     model.eval()
     totals = Totals(model)
-    mine = range(accelerator.process_index, min(limit, len(split.token_counts)), accelerator.num_processes)
-    for batch in evaluation_batches(split.read, mine, split.token_counts, model.layout, data.micro_batch_tokens):
+    spread = np.linspace(0, len(split) - 1, min(limit, len(split))).round().astype(int)
+    mine = spread[accelerator.process_index :: accelerator.num_processes].tolist()
+    for batch in evaluation_batches(split.read, mine, split.token_counts, model.layout, batch_tokens):
         batch = batch.to(accelerator.device)
         with accelerator.autocast():
             output = model(batch, VALIDATION_NOISE)
@@ -216,85 +156,3 @@ def parameter_groups(model: HierarchicalTextVAE, settings: TrainConfig) -> list[
         }
         for (is_pretrained, is_matrix), members in sorted(groups.items(), key=lambda item: item[0], reverse=True)
     ]
-
-
-class Progress:
-    """What a person watching, metrics.jsonl and the tracker are told."""
-
-    def __init__(self, settings: TrainConfig, accelerator: Accelerator, folder: RunFolder) -> None:
-        self.settings = settings
-        self.accelerator = accelerator
-        self.folder = folder
-        self.best = math.inf
-        self.tokens_seen = 0.0
-        self._since = (time.monotonic(), 0.0)
-
-    def begin(self, first: int, model: HierarchicalTextVAE, documents: int) -> None:
-        trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
-        self.accelerator.print(
-            f"levels {list(model.level_names) or 'none (plain language model)'}; {trainable / 1e6:.1f} M parameters "
-            f"trained, {frozen / 1e6:.1f} M frozen; {documents} documents; steps {first} to {self.settings.steps}"
-        )
-        self._since = (time.monotonic(), self.tokens_seen)
-
-    def log(self, step: int, sums: Sums, weights: Mapping[str, Any], norm: Tensor, learning_rate: float) -> None:
-        self.tokens_seen += sums.tokens
-        if not math.isfinite(sums.negative_elbo):
-            raise ValueError(
-                f"the loss is not finite at step {step}; lower train.learning_rate, or set train.mixed_precision=no"
-            )
-        if step % self.settings.log_every and step != self.settings.steps:
-            return
-        now = time.monotonic()
-        speed = (self.tokens_seen - self._since[1]) / (now - self._since[0])
-        left = (self.settings.steps - step) * sums.tokens / speed
-        self._since = (now, self.tokens_seen)
-        report = sums.report()
-        betas = {name: float(torch.as_tensor(weight).mean()) for name, weight in weights.items()}
-        record = {"step": step, "split": "train", "tokens_seen": int(self.tokens_seen), **report, "beta": betas,
-                  "gradient_norm": float(norm), "learning_rate": learning_rate, "tokens_per_second": speed}  # fmt: skip
-        rates = "  ".join(f"{name} {rate:.1f}" for name, rate in report["rate_per_unit"].items())
-        self.accelerator.print(
-            f"step {step}/{self.settings.steps}  nll/token {report['nll_per_token']:.3f}  "
-            f"{'rate/unit ' + rates + '  ' if rates else ''}{speed:.0f} tokens/s  {_clock(left)} left",
-            flush=True,
-        )
-        self._write(record)
-
-    def validated(self, step: int, sums: Sums) -> bool:
-        """Report a validation; true when it is the best so far."""
-        report = sums.report()
-        rates = "  ".join(f"{name} {rate:.1f}" for name, rate in report["rate_per_unit"].items())
-        self.accelerator.print(
-            f"validation at step {step}: perplexity/token {report['perplexity_per_token']:.1f}"
-            f"{'  rate/unit ' + rates if rates else ''}",
-            flush=True,
-        )
-        self._write({"step": step, "split": "validation", "tokens_seen": int(self.tokens_seen), **report})
-        is_best = sums.negative_elbo / sums.tokens < self.best
-        self.best = min(self.best, sums.negative_elbo / sums.tokens)
-        self._since = (time.monotonic(), self.tokens_seen)
-        return is_best
-
-    def state_dict(self) -> dict[str, float]:
-        return {"best": self.best, "tokens_seen": self.tokens_seen}
-
-    def load_state_dict(self, state: Mapping[str, float]) -> None:
-        self.best = state["best"]
-        self.tokens_seen = state["tokens_seen"]
-
-    def _write(self, record: dict[str, Any]) -> None:
-        if self.accelerator.is_main_process:
-            self.folder.log(record)
-        flat: dict[str, float] = {}
-        for key, value in record.items():
-            if isinstance(value, dict):
-                flat |= {f"{record['split']}/{key}/{name}": number for name, number in value.items()}
-            elif isinstance(value, int | float):
-                flat[f"{record['split']}/{key}"] = value
-        self.accelerator.log(flat, step=record["step"])
-
-
-def _clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 import tiny
+import torch
 
 from textvae.data.batch import BatchLayout, collate, encoder_chunks, pack
 from textvae.data.document import EncodedDocument
@@ -32,7 +32,9 @@ def test_every_unit_knows_its_place(hierarchy: tuple[str, ...]) -> None:
             for index, parent in enumerate(parents):
                 last = index + 1 == len(parents) or parents[index + 1] != parent
                 expected.append((number, index, before + parent if depth else number, last))
-        found = zip(level.document.tolist(), level.index.tolist(), level.parent.tolist(), level.last.tolist(), strict=True)
+        found = zip(
+            level.document.tolist(), level.index.tolist(), level.parent.tolist(), level.last.tolist(), strict=True
+        )
         assert list(found) == expected
         assert batch.level_number(level.name) == depth
 
@@ -62,7 +64,10 @@ def stretches(members: list[EncodedDocument], context: int, context_tokens: int)
     found: list[list[int]] = []
     number = 0
     for document in members:
-        units = {0: [0] * sum(document.structure[1]), 1: np.repeat(range(len(document.structure[1])), document.structure[1])}
+        units = {
+            0: [0] * sum(document.structure[1]),
+            1: np.repeat(range(len(document.structure[1])), document.structure[1]),
+        }
         units[2] = range(sum(document.structure[1]))
         behind, previous = 0, None
         for unit, length in zip(units[context], document.decoder_lengths, strict=True):

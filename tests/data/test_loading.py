@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import tiny
@@ -19,7 +21,7 @@ def test_an_epoch_is_every_document_once_within_the_budget() -> None:
     assert sorted(np.concatenate(steps).tolist()) == list(range(len(COUNTS)))
     assert all(COUNTS[step].sum() <= BUDGET for step in steps)
     # A batch ends only where the next document would not fit.
-    for step, following in zip(steps, steps[1:], strict=False):
+    for step, following in pairwise(steps):
         assert COUNTS[step].sum() + COUNTS[following[0]] > BUDGET
 
 

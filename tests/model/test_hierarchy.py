@@ -26,7 +26,11 @@ def scored_events(batch: DocumentBatch, plan: EventPlan) -> Counter[tuple[int, i
 
 @pytest.mark.parametrize(
     ("hierarchy", "levels"),
-    [(h, levels) for h in (("sentence",), ("document", "sentence"), tiny.DOCUMENT, tiny.FOUR) for levels in tiny.subsets(h)],
+    [
+        (h, levels)
+        for h in (("sentence",), ("document", "sentence"), tiny.DOCUMENT, tiny.FOUR)
+        for levels in tiny.subsets(h)
+    ],
     ids=str,
 )
 def test_every_end_is_scored_exactly_once_in_every_model(hierarchy: tuple[str, ...], levels: tuple[str, ...]) -> None:

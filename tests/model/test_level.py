@@ -1,12 +1,12 @@
 import pytest
 import torch
+from tiny import perturb
 from torch import Tensor
 
 from textvae.config import LevelConfig, UnitConfig
 from textvae.data.batch import UnitLevel, pack
 from textvae.model.gaussian import DiagonalGaussian
 from textvae.model.level import Level, StructureScores
-from tiny import perturb
 
 WIDTH, LATENT = 16, 5
 COUNTS = [7, 1, 12]
@@ -63,9 +63,7 @@ def test_units_one_by_one_are_scored_as_in_parallel(
 
 @pytest.mark.parametrize("window", [3, 64])
 @pytest.mark.parametrize("prior", ["autoregressive", "independent"])
-def test_a_drawn_latent_comes_from_the_prior_that_its_replay_reports(
-    units: UnitLevel, prior: str, window: int
-) -> None:
+def test_a_drawn_latent_comes_from_the_prior_that_its_replay_reports(units: UnitLevel, prior: str, window: int) -> None:
     unit = level(prior, window=window)
     above, noise, told = random(1, UNITS, WIDTH), random(2, UNITS, LATENT), events()
     drawn = unit(above, None, units, told, "prior", noise)

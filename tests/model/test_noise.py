@@ -29,7 +29,9 @@ class Key:
 def test_a_large_draw_is_standard_normal_and_uncorrelated(axis: str) -> None:
     count, size = 40_000, 5
     where = torch.arange(count)
-    documents = torch.tensor([key_of(f"doc-{n}") for n in range(count)]) if axis == "documents" else torch.zeros_like(where)
+    documents = (
+        torch.tensor([key_of(f"doc-{n}") for n in range(count)]) if axis == "documents" else torch.zeros_like(where)
+    )
     if axis == "steps":
         draws = [KeyedNoise(7, step).normal(documents[:1], "z", where[:1], size) for step in range(4000)]
         values = torch.cat(draws).double()
@@ -75,7 +77,9 @@ def test_another_key_gives_other_noise(change: dict[str, object]) -> None:
 
 
 def test_units_samples_and_seeds_are_not_interchangeable() -> None:
-    keys = [Key(seed=s, step=t, unit=u, sample=k) for s in range(3) for t in range(3) for u in range(3) for k in range(3)]
+    keys = [
+        Key(seed=s, step=t, unit=u, sample=k) for s in range(3) for t in range(3) for u in range(3) for k in range(3)
+    ]
     values = torch.stack([key.normal(2) for key in keys])
     assert torch.unique(values, dim=0).shape[0] == len(keys)
 

@@ -68,9 +68,7 @@ def test_micro_batches_add_up_to_the_batch(vae: DocumentVAE, usual: tuple, sizes
 
 
 @pytest.mark.parametrize("chunk_tokens", [1, 40, 100])
-def test_chunks_and_recomputation_change_nothing(
-    vae: DocumentVAE, usual: tuple, chunk_tokens: int
-) -> None:
+def test_chunks_and_recomputation_change_nothing(vae: DocumentVAE, usual: tuple, chunk_tokens: int) -> None:
     """Small chunks are recomputed in the backward pass."""
     calls: list[object] = []
     hook = vae.decoder.backbone.register_forward_hook(lambda *inputs: calls.append(inputs))
@@ -120,9 +118,18 @@ def test_every_parameter_learns(hierarchy: tuple[str, ...], levels: tuple[str, .
     # Softmax ignores what is added to all scores.
     free = ("score.bias", "attention.self.key.bias")
     assert [n for n, g in found.items() if g.abs().max() < 1e-7 and not n.endswith(free)] == []
-    if levels:
-        top = found[f"hierarchy.levels.{levels[0]}.posterior.0.weight"]
-        assert top.abs().max() > 1e-4, "the text must reach the top level's posterior"
+
+
+@pytest.mark.parametrize(("hierarchy", "levels"), [case for case in tiny.depths() if case[1]], ids=str)
+def test_the_words_reach_every_posterior(hierarchy: tuple[str, ...], levels: tuple[str, ...]) -> None:
+    """Through the decoder alone, without the help of rates; down to the encoder where it is trained."""
+    vae = tiny.model(levels, hierarchy, encoder_trainable=True).train()
+    _, terms = tiny.scored(vae, tiny.documents(hierarchy))
+    terms.distortion_tokens.sum().backward()
+    found = tiny.gradients(vae)
+    for name in levels:
+        assert found[f"hierarchy.levels.{name}.posterior.0.weight"].abs().max() > 1e-4
+    assert found["encoder.backbone.embeddings.word_embeddings.weight"].abs().max() > 1e-4
 
 
 def test_a_fresh_model_lets_the_text_reach_the_conditioner() -> None:
@@ -141,6 +148,7 @@ def test_a_frozen_encoder_is_fixed() -> None:
     after = frozen.encoder(batch.encoder_chunks, count)
     assert torch.equal(before, after)
     assert not after.requires_grad
+    assert not any(parameter.requires_grad for parameter in frozen.encoder.parameters())
     assert not any(name.startswith("encoder") for name in loss_and_gradients(frozen, [tiny.documents()])[1])
     free = tiny.model(encoder_trainable=True).train()
     assert not torch.equal(free.encoder(batch.encoder_chunks, count), before), "a trained encoder has dropout"

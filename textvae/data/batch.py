@@ -355,6 +355,11 @@ def encoder_chunks(sentences: Sequence[np.ndarray], pad_id: int, chunk_tokens: i
         yield EncoderChunk(torch.from_numpy(ids), torch.from_numpy(mask), torch.from_numpy(sentence))
 
 
+def row_length(length: int) -> int:
+    """Columns of the row that a sequence of this length is padded to."""
+    return _round_up(length, 8 if length <= 64 else 32)
+
+
 def _buckets(lengths: Sequence[int], chunk_tokens: int) -> Iterable[tuple[list[int], int, int]]:
     """Group sequences of similar length: (members, rows, columns) of every chunk.
 
@@ -374,7 +379,7 @@ def _buckets(lengths: Sequence[int], chunk_tokens: int) -> Iterable[tuple[list[i
             yield members, rows(), columns
             members = []
         if not members:
-            columns = _round_up(lengths[sequence], 8 if lengths[sequence] <= 64 else 32)
+            columns = row_length(lengths[sequence])
         members.append(sequence)
     if members:
         yield members, rows(), columns

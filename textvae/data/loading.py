@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from textvae.data.batch import BatchLayout, DocumentBatch, collate
@@ -115,7 +116,14 @@ class TrainingSteps(Dataset[StepBatches]):
 
 def training_loader(steps: TrainingSteps, first: int, num_workers: int) -> DataLoader[StepBatches]:
     """Steps `first`, `first` + 1, ... in order, prepared ahead by worker processes."""
-    return DataLoader(steps, batch_size=None, sampler=range(first, len(steps)), num_workers=num_workers)
+    # A generator of its own: the loader draws a seed, which must not shift dropout after a resume.
+    return DataLoader(
+        steps,
+        batch_size=None,
+        sampler=range(first, len(steps)),
+        num_workers=num_workers,
+        generator=torch.Generator(),
+    )
 
 
 def evaluation_batches(read: Callable[[int], EncodedDocument], documents: Sequence[int], token_counts: np.ndarray,

@@ -25,6 +25,11 @@ class SentenceEncoder(nn.Module):
         self.layers = tuple(layers)
         self.trainable = trainable
         self.feature_size = backbone.config.hidden_size * len(self.layers)
+        if trainable and not {-1, backbone.config.num_hidden_layers}.intersection(self.layers):
+            raise ValueError(
+                f"model.encoder.layers {list(self.layers)} leave out the last (-1), which a trained encoder "
+                "needs: what lies above the layers that are read would never learn"
+            )
         # Heads that only serve pretraining would never receive a gradient.
         if getattr(backbone, "pooler", None) is not None:
             backbone.register_module("pooler", None)

@@ -1,0 +1,129 @@
+"""Commands as a user types them, in this process; errors are one line and exit status 2."""
+
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import DOCUMENT, perturb
+
+from textvae.building import build_model
+from textvae.checkpoint import load_run
+from textvae.cli import main
+from textvae.config import ModelConfig
+from textvae.data.processing import DocumentProcessor
+
+ROOT = Path(__file__).parent.parent
+TEXT = "The harbour lay quiet. A single boat moved out.\n\nOld Marta watched it."
+
+
+@pytest.fixture(scope="module")
+def run(
+    settings: Callable[..., ModelConfig],
+    make_processor: Callable[..., DocumentProcessor],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> str:
+    torch.manual_seed(0)
+    model = build_model(settings(*DOCUMENT), make_processor())
+    perturb(model)
+    folder = tmp_path_factory.mktemp("run")
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def text_file(tmp_path: Path) -> str:
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    return str(path)
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_documents_of_one_theme(run: str, text_file: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    command = ["generate", "--model", run, "--theme-from", text_file, "--num", "3", "--out", str(out)]
+    assert main(command) == 0
+    first = lines(out)
+    assert len({record["text"] for record in first}) == 3
+    assert main(command) == 0
+    assert lines(out) == first
+    assert main([*command, "--seed", "1"]) == 0
+    assert lines(out) != first
+
+
+def test_a_resampled_level_keeps_the_structure_above(run: str, text_file: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    command = ["generate", "--model", run, "--theme-from", text_file, "--resample", "sentence", "--num", "2"]
+    assert main([*command, "--out", str(out)]) == 0
+    assert [record["structure"][0] for record in lines(out)] == [[2], [2]]
+
+
+def test_a_way_from_one_text_to_itself_stays(run: str, text_file: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    ends = ["--from", text_file, "--to", text_file, "--steps", "3"]
+    assert main(["interpolate", "--model", run, *ends, "--out", str(out)]) == 0
+    assert len({record["text"] for record in lines(out)}) == 1
+
+
+def test_a_document_is_found_by_its_own_text(
+    run: str, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    index = str(tmp_path / "index")
+    assert main(["embed", str(prepared), "--model", run, "--out", index]) == 0
+    sentence = load_run(run).process([TEXT])[0].sentences[0]
+    capsys.readouterr()
+    assert main(["search", index, sentence, "-k", "3", "--level", "sentence"]) == 0
+    scores = [float(line.split()[1]) for line in capsys.readouterr().out.splitlines() if line.strip()[0].isdigit()]
+    assert len(scores) == 3
+    assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["generate", "--model", "nowhere/at/all"], "no run folder"),
+        (["generate", "--model", "RUN", "--resample", "sentence"], "give --theme-from FILE"),
+        (["generate", "--model", "RUN", "--theme-from", "FILE", "--resample", "verse"], "no level 'verse'"),
+        (["generate", "--model", "RUN", "--theme-from", "missing.txt"], "missing.txt"),
+        (
+            ["interpolate", "--model", "RUN", "--from", "FILE", "--to", "FILE", "--level", "verse"],
+            "no latent level 'verse'",
+        ),
+        (["interpolate", "--model", "RUN", "--from", "FILE", "--to", "FILE", "--steps", "1"], "must be 2 or more"),
+        (["embed", "EMPTY", "--model", "RUN", "--out", "OUT"], "empty.txt"),
+        (["search", "FILE", "query"], "is no index"),
+    ],
+)
+def test_what_the_user_can_mend_is_said_in_a_line(
+    run: str, text_file: str, tmp_path: Path, capsys: pytest.CaptureFixture, command: list[str], message: str
+) -> None:
+    (tmp_path / "empty.txt").touch()
+    given = {"RUN": run, "FILE": text_file, "OUT": str(tmp_path / "out"), "EMPTY": str(tmp_path / "empty.txt")}
+    assert main([given.get(word, word) for word in command]) == 2
+    error = capsys.readouterr().err
+    assert "error: " in error
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_training_names_an_unknown_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = importlib.util.spec_from_file_location("train_script", ROOT / "train.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    path = tmp_path / "run.yaml"
+    path.write_text("train: {stepz: 3}", encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["train.py", "--config", str(path)])
+    assert script.main() == 2
+    error = capsys.readouterr().err
+    assert "train.stepz: unknown key" in error
+    assert str(path) in error

@@ -1,0 +1,113 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from tiny import DOCUMENT, perturb, subsets
+
+from textvae.building import build_model
+from textvae.config import ModelConfig
+from textvae.data.document import SourceDocument
+from textvae.data.processing import DocumentProcessor
+from textvae.generation import SamplingOptions
+from textvae.text_vae import HierarchicalTextVAE
+
+TEXTS = [
+    "The harbour lay quiet. A single boat moved out.\n\nOld Marta watched it. Nobody had asked her to leave.",
+    "In the afternoon the wind rose.",
+    "At midnight a light was seen.\n\nIt was the boat.\n\nIs there soup? Everybody laughed.",
+]
+SHORT = SamplingOptions(max_sentence_tokens=6, max_children=3)
+Make = Callable[..., HierarchicalTextVAE]
+
+
+@pytest.fixture(scope="module")
+def make(settings: Callable[..., ModelConfig], make_processor: Callable[..., DocumentProcessor]) -> Make:
+    def build(*levels: str, **options: object) -> HierarchicalTextVAE:
+        torch.manual_seed(0)
+        model = build_model(settings(*levels, **options), make_processor())
+        perturb(model)
+        return model.eval()
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def model(make: Make) -> HierarchicalTextVAE:
+    return make(*DOCUMENT)
+
+
+def test_every_unit_of_every_text_has_a_latent(model: HierarchicalTextVAE) -> None:
+    z = model.encode(TEXTS)
+    documents = model.process(TEXTS)
+    assert list(z) == list(DOCUMENT)
+    for number, document in enumerate(documents):
+        counts = (1, *(sum(row) for row in document.structure))
+        assert [len(level.of(number)) for level in z.values()] == list(counts)
+
+
+def test_a_text_has_the_same_latents_in_any_company(model: HierarchicalTextVAE) -> None:
+    together = model.encode(TEXTS)
+    for number, text in enumerate(TEXTS):
+        for name, level in model.encode([text]).items():
+            torch.testing.assert_close(together[name].of(number), level.mean, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(together["document"].mean[0], together["document"].mean[1])
+
+
+@pytest.mark.parametrize("levels", subsets(DOCUMENT), ids=str)
+def test_a_reconstruction_keeps_the_structure(make: Make, levels: tuple[str, ...]) -> None:
+    vae = make(*levels)
+    for text in TEXTS:
+        rebuilt = vae.reconstruct(text)
+        assert rebuilt.structure == vae.process([text])[0].structure
+        assert rebuilt == vae.reconstruct(text)
+        assert len(rebuilt.text.split("\n\n")) <= sum(rebuilt.structure[0])
+
+
+@pytest.mark.parametrize("levels", [DOCUMENT, ("document",), ("sentence",)], ids=str)
+def test_a_resampled_text_keeps_what_lies_above(make: Make, levels: tuple[str, ...]) -> None:
+    vae = make(*levels)
+    paragraphs = vae.process(TEXTS[:1])[0].structure[0]
+    variations = vae.resample(TEXTS[0], "sentence", 3, seed=1, options=SHORT)
+    assert all(variation.structure[0] == paragraphs for variation in variations)
+    assert len({variation.text for variation in variations}) == 3
+    assert vae.resample(TEXTS[0], "sentence", 3, seed=1, options=SHORT) == variations
+    if "document" in levels:
+        kept = vae.plan(TEXTS[0], resample="sentence").z
+        assert torch.equal(kept["document"], vae.encode(TEXTS[:1])["document"].mean)
+        assert "sentence" not in kept
+
+
+def test_a_theme_is_held_and_texts_differ(model: HierarchicalTextVAE) -> None:
+    theme = model.encode(TEXTS)["document"].mean[0]
+    texts = [document.text for document in model.generate(theme, num=3, options=SHORT)]
+    assert len(set(texts)) == 3
+    assert texts == [document.text for document in model.generate(theme, num=3, options=SHORT)]
+    assert texts != [document.text for document in model.generate(theme, num=3, seed=1, options=SHORT)]
+    assert texts != [document.text for document in model.generate(10 - theme, num=3, options=SHORT)]
+
+
+def test_paragraphs_are_separated_by_blank_lines(model: HierarchicalTextVAE) -> None:
+    written = model.generate(num=5, options=SHORT)
+    assert max(len(document.structure[1]) for document in written) > 1
+    for document in written:
+        start, paragraphs = 0, []
+        for count in document.structure[1]:
+            paragraphs.append(" ".join(document.sentences[start : start + count]))
+            start += count
+        assert document.text == "\n\n".join(paragraphs)
+        assert start == len(document.sentences)
+
+
+def test_a_theme_needs_a_top_latent(make: Make) -> None:
+    with pytest.raises(ValueError, match="level 'document'"):
+        make("sentence").generate(torch.zeros(8))
+
+
+def test_an_unknown_level_is_named(model: HierarchicalTextVAE) -> None:
+    with pytest.raises(ValueError, match="no level 'verse'"):
+        model.resample(TEXTS[0], "verse")
+
+
+def test_a_text_without_a_sentence_is_named(model: HierarchicalTextVAE) -> None:
+    with pytest.raises(ValueError, match="'empty' has no sentence"):
+        model.encode([SourceDocument(id="empty", text=" \n ")])

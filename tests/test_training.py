@@ -1,0 +1,250 @@
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from accelerate import Accelerator
+from safetensors.torch import load_file
+
+from textvae.building import build_model
+from textvae.checkpoint import RunFolder, load_run
+from textvae.config import (
+    Config,
+    DataConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    RatePolicy,
+    TrainConfig,
+    load_config,
+    to_dict,
+)
+from textvae.data.preparation import load_prepared
+from textvae.objective import elbo_terms
+from textvae.training import VALIDATION_NOISE, Progress, parameter_groups, train, validate
+
+ROOT = Path(__file__).parent.parent
+LEVELS = ("document", "paragraph", "sentence")
+Settings = Callable[..., ModelConfig]
+POLICY = RatePolicy(start=0.0, end=0.5, beta_start=0.2, free_bits=0.01, target_rate=2.0)
+EXACT = {"schedule": "constant", "warmup_steps": 0, "mixed_precision": "no", "tracker": "none", "log_every": 1}
+
+
+def configured(prepared: Path, output: Path, model: ModelConfig, *, batch_tokens: int = 400,
+               micro_batch_tokens: int = 400, policy: RatePolicy = POLICY, **options: Any) -> Config:  # fmt: skip
+    usual = {"steps": 8, "learning_rate": 5e-3, "validate_every": 4, "save_every": 4, **EXACT}
+    return Config(
+        DataConfig(str(prepared), batch_tokens, micro_batch_tokens),
+        model,
+        ObjectiveConfig(default=policy, balance_until=0.3),
+        TrainConfig(output=str(output), **{**usual, **options}),
+    )
+
+
+def final_weights(run: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run / "last" / "pytorch_model.bin", weights_only=True)
+
+
+def records(run: Path, split: str = "train") -> list[dict[str, Any]]:
+    """What was logged, without how long it took."""
+    found = [record for record in RunFolder(run).records() if record["split"] == split]
+    return [{key: value for key, value in r.items() if key != "tokens_per_second"} for r in found]
+
+
+def assert_close_records(one: Path, other: Path, tolerance: float = 1e-4) -> None:
+    for split in ("train", "validation"):
+        assert len(records(one, split)) == len(records(other, split)) > 0
+        for a, b in zip(records(one, split), records(other, split), strict=True):
+            assert _flat(a) == pytest.approx(_flat(b), rel=tolerance, abs=tolerance)
+
+
+def _flat(record: dict[str, Any]) -> dict[str, float]:
+    found = {}
+    for key, value in record.items():
+        inner = value if isinstance(value, dict) else {"": value}
+        found |= {f"{key}.{name}": v for name, v in inner.items() if not isinstance(v, str)}
+    return found
+
+
+def assert_close_weights(one: Path, other: Path) -> None:
+    ours, theirs = final_weights(one), final_weights(other)
+    assert ours.keys() == theirs.keys()
+    for name, values in ours.items():
+        torch.testing.assert_close(theirs[name], values, atol=2e-4, rtol=1e-3, msg=lambda text, n=name: f"{n}: {text}")
+
+
+@pytest.fixture(scope="module")
+def run(prepared: Path, settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("runs") / "three"
+    return train(
+        configured(prepared, output, settings(*LEVELS), steps=16, policy=RatePolicy(start=0.0, end=1.0, beta_start=0.1))
+    )
+
+
+def test_the_loss_falls(run: Path) -> None:
+    losses = [record["nll_per_token"] for record in records(run)]
+    assert len(losses) == 16
+    assert losses[-1] < losses[0] - 0.5
+    first, *_, last = records(run, "validation")
+    assert last["perplexity_per_token"] < first["perplexity_per_token"]
+
+
+def test_a_run_holds_what_the_design_promises(run: Path, prepared: Path) -> None:
+    expected = {"config.json", "model.safetensors", "processor.json", "config.yaml", "versions.json", "metrics.jsonl"}
+    assert expected <= {path.name for path in run.iterdir()}
+    assert not (run / "last.partial").exists()
+    resolved = load_config(run / "config.yaml")
+    assert resolved.train.output == str(run)
+    assert resolved.data.path == str(prepared)
+    assert json.loads((run / "versions.json").read_text(encoding="utf-8"))["torch"] == torch.__version__
+    first = records(run)[0]["beta"]
+    assert first == pytest.approx(dict.fromkeys(LEVELS, 0.1)), "what the step used, not what it led to"
+    for record in records(run):
+        assert record["rate_per_unit"].keys() == record["beta"].keys() == set(LEVELS)
+        assert record["gradient_norm"] > 0
+        parts = record["distortion_tokens_per_token"] + record["distortion_structure_per_token"]
+        assert record["nll_per_token"] > parts, "the raw rate is part of what is reported"
+
+
+def test_validation_is_the_elbo_of_the_saved_model(run: Path, prepared: Path) -> None:
+    """Summed document by document with the loaded model, and again by `validate` in other batches."""
+    model, split = load_run(run), load_prepared(prepared, "validation")
+    total = 0.0
+    for number in range(len(split)):
+        batch = model.batch([split.read(number)])
+        with torch.no_grad():
+            total += float(elbo_terms(model(batch, VALIDATION_NOISE), batch).negative_elbo)
+    best = min(records(run, "validation"), key=lambda record: record["nll_per_token"])
+    assert best["nll_per_token"] == pytest.approx(total / split.token_counts.sum(), rel=1e-5)
+    sums = validate(model, split, limit=1000, batch_tokens=100, accelerator=Accelerator(mixed_precision="no"))
+    assert sums.report()["nll_per_token"] == pytest.approx(best["nll_per_token"], rel=1e-5)
+    assert (sums.tokens, sums.documents) == (split.token_counts.sum(), len(split))
+
+
+def test_a_run_is_not_overwritten(run: Path, prepared: Path, settings: Settings) -> None:
+    before = (run / "metrics.jsonl").read_bytes()
+    with pytest.raises(ValueError, match="already holds a run"):
+        train(configured(prepared, run, settings(*LEVELS)))
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+def test_there_must_be_something_to_resume(prepared: Path, settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no complete checkpoint"):
+        train(configured(prepared, tmp_path / "run", settings(), resume=True))
+
+
+def test_an_interrupted_run_ends_as_if_it_had_not_been(
+    prepared: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit: weights, optimiser, controllers, dropout, order of the data, metrics."""
+    model = settings(
+        *LEVELS, architecture={"resid_pdrop": 0.1}, word_dropout=0.2, context_dropout=0.2, context="document"
+    )
+    options = {"steps": 7, "save_every": 3, "validate_every": 2, "schedule": "cosine", "warmup_steps": 2}
+    whole = train(configured(prepared, tmp_path / "whole", model, **options))
+    config = configured(prepared, tmp_path / "broken", model, **options)
+    log = Progress.log
+
+    def stop(self: Progress, step: int, *rest: Any) -> None:
+        log(self, step, *rest)
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "log", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+    assert len(records(tmp_path / "broken")) == 5
+    resumed = train(replace(config, train=replace(config.train, resume=True)))
+    ours, theirs = final_weights(whole), final_weights(resumed)
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    for split in ("train", "validation"):
+        assert records(resumed, split) == records(whole, split)
+    best, other = load_file(whole / "model.safetensors"), load_file(resumed / "model.safetensors")
+    assert all(torch.equal(best[name], other[name]) for name in best)
+
+
+def test_an_interruption_while_saving_leaves_the_last_checkpoint(run: Path, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    (tmp_path / "last.partial").mkdir()
+    with pytest.raises(ValueError, match="no complete checkpoint"):
+        folder.load_state(Accelerator(mixed_precision="no"))
+    assert load_run(run) is not None
+
+
+@pytest.mark.parametrize("levels", [LEVELS, ()], ids=str)
+def test_accumulated_micro_batches_are_one_large_batch(
+    prepared: Path, settings: Settings, tmp_path: Path, levels: tuple[str, ...]
+) -> None:
+    model = settings(*levels, context="document")
+    large, small = (
+        train(configured(prepared, tmp_path / str(size), model, steps=3, micro_batch_tokens=size))
+        for size in (10_000, 60)
+    )
+    assert_close_records(large, small)
+    assert_close_weights(large, small)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_tokens", [400, 40])
+def test_two_processes_are_one(prepared: Path, settings: Settings, tmp_path: Path, batch_tokens: int) -> None:
+    """Also where a global batch has a document for one process only."""
+    config = configured(prepared, tmp_path / "one", settings(*LEVELS), batch_tokens=batch_tokens,
+                        micro_batch_tokens=150, steps=4)  # fmt: skip
+    one = train(config)
+    path = tmp_path / "config.yaml"
+    two = replace(config, train=replace(config.train, output=str(tmp_path / "two")))
+    path.write_text(yaml.safe_dump(to_dict(two)), encoding="utf-8")
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
+              "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+              "--main_process_port", "0", "train.py", "--config", str(path)]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(launch, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_close_records(one, tmp_path / "two")
+    assert_close_weights(one, tmp_path / "two")
+
+
+def test_every_trained_parameter_is_in_one_group(
+    settings: Settings, make_processor: Callable[..., Any], tmp_path: Path
+) -> None:
+    plain = build_model(settings(), make_processor())
+    plain.save_pretrained(tmp_path)
+    given = settings(*LEVELS, name=str(tmp_path))
+    model = build_model(replace(given, encoder=replace(given.encoder, trainable=True)), make_processor())
+    options = TrainConfig(learning_rate=1e-2, pretrained_learning_rate=1e-5, weight_decay=0.1)
+    names = {id(p): n for n, p in model.named_parameters()}
+    seen = []
+    for group in parameter_groups(model, options):
+        for parameter in group["params"]:
+            name = names[id(parameter)]
+            seen.append(name)
+            is_pretrained = name.startswith(("encoder.backbone", "decoder.backbone"))
+            assert group["lr"] == (1e-5 if is_pretrained else 1e-2), name
+            assert group["weight_decay"] == (0.1 if parameter.ndim > 1 else 0.0), name
+    assert sorted(seen) == sorted(n for n, p in model.named_parameters() if p.requires_grad)
+
+
+def test_a_loss_that_explodes_stops_the_run(prepared: Path, settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not finite at step"):
+        train(configured(prepared, tmp_path / "run", settings("document"), learning_rate=1e30))
+
+
+def test_a_trainable_encoder_and_cached_features_exclude_each_other(
+    prepared: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = settings("document")
+    monkeypatch.setattr("textvae.data.preparation.PreparedSplit.has_features", True)
+    with pytest.raises(ValueError, match="cached features"):
+        train(configured(prepared, tmp_path / "run", replace(given, encoder=replace(given.encoder, trainable=True))))
+
+
+def test_unknown_levels_are_named_before_training(prepared: Path, settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no level 'verse'"):
+        train(configured(prepared, tmp_path / "run", settings("verse")))
