@@ -57,9 +57,7 @@ class LinearGaussianHierarchy:
         for _ in dims[1:]:
             counts.insert(0, -(-counts[0] // FAN_OUT))
         counts[0] = 1
-        self.parents = [
-            torch.arange(below) // (FAN_OUT if level else below) for level, below in enumerate(counts[1:])
-        ]
+        self.parents = [torch.arange(below) // (FAN_OUT if level else below) for level, below in enumerate(counts[1:])]
         offsets = torch.tensor([0, *(n * d for n, d in zip(counts, dims, strict=True))]).cumsum(0).tolist()
         self.units = [
             torch.arange(offsets[level], offsets[level + 1]).view(counts[level], dims[level])
@@ -200,9 +198,7 @@ class GaussianDocument:
     def _noise(self, num_samples: int, first_sample: int) -> Tensor:
         seeds = range(first_sample, first_sample + num_samples)
         generators = [torch.Generator().manual_seed(self.seed * 1_000_003 + sample) for sample in seeds]
-        return torch.stack(
-            [torch.randn(self.model.size, generator=key, dtype=torch.float64) for key in generators]
-        )
+        return torch.stack([torch.randn(self.model.size, generator=key, dtype=torch.float64) for key in generators])
 
     def start(self, num_particles: int) -> Particles:
         latents = torch.zeros(num_particles, self.model.size, dtype=torch.float64)

@@ -6,8 +6,9 @@ import tiny
 import torch
 from torch import Tensor
 
-from textvae.generation import DocumentPlan, SamplingOptions, WrittenDocument, complete_plans, plan_of, write_documents
+from textvae.generation import WrittenDocument, write_documents
 from textvae.model.vae import DocumentVAE
+from textvae.planning import DocumentPlan, SamplingOptions, complete_plans, plan_of
 
 SHORT = SamplingOptions(max_sentence_tokens=4, max_children=3)
 CASES = [

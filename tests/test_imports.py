@@ -25,6 +25,7 @@ FORBIDDEN = {
     "textvae.likelihood": ("textvae.training",),
     "textvae.diagnostics": ("textvae.training",),
     "textvae.generation": ("textvae.training", "textvae.objective"),
+    "textvae.planning": ("textvae.training", "textvae.objective"),
     "textvae.embedding": ("textvae.training", "textvae.objective"),
 }  # fmt: skip
 

@@ -25,9 +25,7 @@ Estimator = Callable[[GaussianDocument], LikelihoodEstimate]
 
 
 @cache
-def small(
-    coupling: float = STRONG, sentences: int = 12, dims: tuple[int, ...] = (3, 2, 2)
-) -> GaussianDocument:
+def small(coupling: float = STRONG, sentences: int = 12, dims: tuple[int, ...] = (3, 2, 2)) -> GaussianDocument:
     return document(LinearGaussianHierarchy(sentences, coupling, dims), document_seed=1, seed=0)
 
 
@@ -65,9 +63,7 @@ def test_the_truth_is_the_truth(dims: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("estimator", ["elbo", "iwae", "smc"])
 def test_bounds_are_below_the_truth_and_rise_with_samples(estimator: str) -> None:
-    estimate = {"elbo": elbo, "iwae": iwae, "smc": lambda doc, samples: smc(doc, samples, doc.seed)}[
-        estimator
-    ]
+    estimate = {"elbo": elbo, "iwae": iwae, "smc": lambda doc, samples: smc(doc, samples, doc.seed)}[estimator]
     few, many = (errors(small(), lambda doc, k=k: estimate(doc, k), runs=80) for k in (2, 256))
     for values in (few, many):
         assert values.mean() < 3 * standard_error(values)
@@ -192,9 +188,7 @@ def test_systematic_resampling_keeps_the_expected_counts() -> None:
 
 def test_ridge_fit_finds_slopes_where_there_are_any() -> None:
     generator = torch.Generator().manual_seed(0)
-    features, noise = (
-        torch.randn(400, columns, generator=generator, dtype=torch.float64) for columns in (5, 1)
-    )
+    features, noise = (torch.randn(400, columns, generator=generator, dtype=torch.float64) for columns in (5, 1))
     signal = features @ torch.tensor([1.0, -0.5, 0.0, 0.2, 0.7], dtype=torch.float64)
     fit = ridge_fit(features, signal + 0.5 * noise[:, 0] + 1000)
     assert (fit - (signal - signal.mean())).square().mean() < 0.01

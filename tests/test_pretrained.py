@@ -31,9 +31,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     digest = hashlib.sha256(b"weights").hexdigest()
     monkeypatch.syspath_prepend(tmp_path)
     importlib.invalidate_caches()
-    monkeypatch.setitem(
-        pretrained.BUNDLED, "some/model", BundledModel("bundle-of-tests", folder.name, digest)
-    )
+    monkeypatch.setitem(pretrained.BUNDLED, "some/model", BundledModel("bundle-of-tests", folder.name, digest))
     return folder
 
 
@@ -59,9 +57,7 @@ def test_a_bundle_without_weights_is_refused(offline, package: Path) -> None:
         resolve_backbone("some/model")
 
 
-def test_the_cache_comes_before_the_bundle_if_it_holds_weights(
-    offline, package: Path, tmp_path: Path
-) -> None:
+def test_the_cache_comes_before_the_bundle_if_it_holds_weights(offline, package: Path, tmp_path: Path) -> None:
     repository = tmp_path / "cache" / "models--some--model"
     snapshot = repository / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
@@ -88,9 +84,7 @@ def test_a_bundle_that_is_not_installed_is_recommended(offline, monkeypatch: pyt
         resolve_backbone("some/model")
 
 
-def test_without_a_network_the_answer_comes_in_seconds(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_without_a_network_the_answer_comes_in_seconds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")

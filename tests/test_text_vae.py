@@ -8,7 +8,7 @@ from textvae.building import build_model
 from textvae.config import ModelConfig
 from textvae.data.document import SourceDocument
 from textvae.data.processing import DocumentProcessor
-from textvae.generation import SamplingOptions
+from textvae.planning import SamplingOptions
 from textvae.text_vae import HierarchicalTextVAE
 
 TEXTS = [

@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import BertConfig, GPT2Config, LlamaConfig
 
 from textvae.config import DecoderConfig, EncoderConfig, LevelConfig, ModelConfig, UnitConfig, to_dict
-from textvae.data.batch import DocumentBatch, collate
+from textvae.data.batch import DocumentBatch
+from textvae.data.collation import collate
 from textvae.data.document import EncodedDocument
 from textvae.model.noise import KeyedNoise
 from textvae.model.vae import DocumentVAE, TextVAEConfig, VAEOutput

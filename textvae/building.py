@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from textvae.config import DecoderConfig, EncoderConfig, ModelConfig, to_dict
-from textvae.data.batch import encoder_chunks, row_length
+from textvae.data.collation import encoder_chunks, row_length
 from textvae.data.encoding import FeatureFunction
 from textvae.data.processing import DocumentProcessor
 from textvae.model.encoder import SentenceEncoder
@@ -52,7 +52,7 @@ def build_model(settings: ModelConfig, processor: DocumentProcessor) -> Hierarch
 
 def sentence_feature_function(name: str, chunk_tokens: int = 8192) -> FeatureFunction:
     """The pooled states of the frozen encoder `name`, as training would compute them: what `prepare` caches."""
-    backbone = AutoModel.from_pretrained(resolve_backbone(name)).eval()
+    backbone = AutoModel.from_pretrained(resolve_backbone(name), dtype=torch.float32).eval()
     encoder = SentenceEncoder(backbone, EncoderConfig().layers, trainable=False)
     pad_id = backbone.config.pad_token_id or 0
 

@@ -16,6 +16,10 @@ from textvae.config import Config, to_dict
 from textvae.text_vae import HierarchicalTextVAE
 
 REQUIRED = ("config.json", "model.safetensors", "processor.json")
+MAY_CHANGE = ("train.resume", "train.output", "train.tracker", "train.log_every", "train.save_every",
+              "train.validate_every", "train.validation_documents", "data.path", "data.num_workers",
+              "data.micro_batch_tokens")  # fmt: skip
+"""Settings that do not change what is computed."""
 PACKAGES = (
     "textvae",
     "torch",
@@ -43,13 +47,34 @@ class RunFolder:
         self.last = self.path / "last"
         self.metrics = self.path / "metrics.jsonl"
 
-    def begin(self, config: Config) -> None:
-        """Start a new run. Raises ValueError when the folder already holds one."""
-        if self.last.exists() or self.metrics.exists():
+    def check(self, config: Config) -> None:
+        """Called by every process before any writes: ValueError when a new run would overwrite one, or when a
+        resumed one has another model, objective or schedule than it started with."""
+        if not config.train.resume:
+            if self.last.exists() or self.metrics.exists():
+                raise ValueError(
+                    f"{self.path} already holds a run; continue it with train.resume=true, "
+                    "choose another train.output, or delete the folder"
+                )
+            return
+        stored = self.path / "config.yaml"
+        if not stored.exists():
+            raise ValueError(f"{self.path} holds no complete checkpoint to resume; start without train.resume")
+        before, now = yaml.safe_load(stored.read_text(encoding="utf-8")), to_dict(config)
+        changed = [
+            f"{section}.{key}"
+            for section, values in before.items()
+            for key, value in values.items()
+            if value != now[section].get(key) and f"{section}.{key}" not in MAY_CHANGE
+        ]
+        if changed:
             raise ValueError(
-                f"{self.path} already holds a run; continue it with train.resume=true, "
-                "choose another train.output, or delete the folder"
+                f"{self.path} was started with other settings of {', '.join(changed)}; resume it with its own "
+                f"configuration, {stored}"
             )
+
+    def begin(self, config: Config) -> None:
+        """Start a new run: its folder, configuration and versions."""
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / "config.yaml").write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
         (self.path / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n", encoding="utf-8")

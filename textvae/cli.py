@@ -14,7 +14,7 @@ from textvae.data.opening import open_documents
 from textvae.data.preparation import PrepareOptions, prepare
 from textvae.data.sources import FieldNames
 from textvae.embedding import Index, embed_corpus
-from textvae.generation import SamplingOptions
+from textvae.planning import SamplingOptions
 from textvae.text_vae import GeneratedDocument, HierarchicalTextVAE
 
 

@@ -69,7 +69,7 @@ class Totals:
         self.values += weight * torch.cat([part.double() for part in parts])
 
     def reduce(self, accelerator: Accelerator) -> Sums:
-        values = accelerator.reduce(self.values, reduction="sum").float().cpu()
+        values = accelerator.reduce(self.values, reduction="sum").cpu()
         num_levels = len(self.levels)
         head, rates = values[: 4 + num_levels].tolist(), values[4 + num_levels :]
         by_level = dict(zip(self.levels, rates.split(list(self.levels.values())), strict=True)) if num_levels else {}

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from textvae.data.batch import DocumentBatch, collate
+from textvae.data.batch import DocumentBatch
+from textvae.data.collation import collate
 from textvae.data.document import EncodedDocument, SourceDocument
 from textvae.data.processing import DocumentProcessor
-from textvae.generation import DocumentPlan, SamplingOptions, WrittenDocument, plan_of, write_documents
+from textvae.generation import WrittenDocument, write_documents
 from textvae.model.noise import KeyedNoise
 from textvae.model.vae import DocumentVAE, TextVAEConfig
+from textvae.planning import DocumentPlan, SamplingOptions, plan_of
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,11 @@ class HierarchicalTextVAE(DocumentVAE):
         """
         z: dict[str, Tensor] = {}
         if theme is not None:
-            z[self._theme_level()] = theme.to(self.device).reshape(1, -1)
+            level = self._theme_level()
+            size = self.hierarchy.stack[level].latent_size
+            if theme.shape != (size,):
+                raise ValueError(f"a theme is one latent of level '{level}', shape [{size}]; got {list(theme.shape)}")
+            z[level] = theme.to(self.device)[None]
         return self.write([DocumentPlan(dict(z)) for _ in range(num)], seed=seed, options=options)
 
     def draw_theme(self, seed: int) -> Tensor:

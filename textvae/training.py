@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from textvae.building import build_model
 from textvae.checkpoint import RunFolder
-from textvae.config import Config, TrainConfig
+from textvae.config import Config, EncoderConfig, TrainConfig
 from textvae.data.loading import BatchPlan, StepBatches, TrainingSteps, evaluation_batches, training_loader
 from textvae.data.preparation import PreparedSplit, load_prepared
 from textvae.metrics import Sums, Totals
@@ -34,6 +34,7 @@ def train(config: Config) -> Path:
     """Train as configured, or resume; returns the run folder."""
     settings = config.train
     folder = RunFolder(settings.output)
+    folder.check(config)
     accelerator = Accelerator(
         mixed_precision=settings.mixed_precision,
         log_with="tensorboard" if settings.tracker == "tensorboard" else None,
@@ -42,11 +43,13 @@ def train(config: Config) -> Path:
     set_seed(settings.seed)
     training = load_prepared(config.data.path, "train")
     validation = load_prepared(config.data.path, "validation")
-    if config.model.levels and config.model.encoder.trainable and training.has_features:
-        raise ValueError(
-            f"{config.data.path} holds cached features of a frozen encoder; prepare it without --cache-features "
-            "to train the encoder, or set model.encoder.trainable=false"
-        )
+    if config.model.levels and training.has_features:
+        cached = EncoderConfig(name=training.metadata["options"]["encoder"])
+        if config.model.encoder != cached:
+            raise ValueError(
+                f"{config.data.path} holds cached features of {cached}, but the model's encoder is "
+                f"{config.model.encoder}; prepare the data without --cache-features, or use the same encoder"
+            )
     if accelerator.is_main_process and not settings.resume:
         folder.begin(config)
     accelerator.wait_for_everyone()

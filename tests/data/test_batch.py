@@ -5,7 +5,8 @@ import pytest
 import tiny
 import torch
 
-from textvae.data.batch import BatchLayout, collate, encoder_chunks, pack
+from textvae.data.batch import BatchLayout, pack
+from textvae.data.collation import collate, encoder_chunks
 from textvae.data.document import EncodedDocument
 
 LAYOUT = BatchLayout(

@@ -38,8 +38,7 @@ def write_jsonl(path: Path, records: list[dict[str, Any]]) -> Path:
 def stories(count: int, prefix: str = "d") -> list[dict[str, Any]]:
     """Documents of different lengths out of the story's paragraphs."""
     return [
-        {"id": f"{prefix}{n}", "paragraphs": [PARAGRAPHS[(n + k) % 4] for k in range(1 + n % 3)]}
-        for n in range(count)
+        {"id": f"{prefix}{n}", "paragraphs": [PARAGRAPHS[(n + k) % 4] for k in range(1 + n % 3)]} for n in range(count)
     ]
 
 
@@ -110,10 +109,7 @@ def test_missing_splits_are_carved_and_given_ones_kept(run, tmp_path: Path) -> N
     write_jsonl(folder / "train.jsonl", stories(60))
     write_jsonl(folder / "test.jsonl", stories(5, "t"))
     run(folder, validation_fraction=0.2, test_fraction=0.3)
-    ids = {
-        split: load_prepared(tmp_path / "out", split).dataset["id"][:]
-        for split in ("train", "validation", "test")
-    }
+    ids = {split: load_prepared(tmp_path / "out", split).dataset["id"][:] for split in ("train", "validation", "test")}
     assert ids["test"] == [f"t{n}" for n in range(5)]
     assert 5 <= len(ids["validation"]) <= 20
     assert sorted(ids["train"] + ids["validation"]) == sorted(f"d{n}" for n in range(60))
@@ -132,9 +128,7 @@ def test_a_document_keeps_its_split_when_others_come_and_go() -> None:
     assert moved == []
     assert 20 <= len(before["validation"]) <= 60
     assert (
-        carve_splits({"train": rows([f"d{n}" for n in range(200)])}, CarveOptions(0.2, 0.1, 1))["test"]["id"][
-            :
-        ]
+        carve_splits({"train": rows([f"d{n}" for n in range(200)])}, CarveOptions(0.2, 0.1, 1))["test"]["id"][:]
         != before["test"]["id"][:]
     )
 
@@ -156,9 +150,7 @@ def test_renamed_ids_never_meet_others() -> None:
 
 
 def test_rows_of_a_data_set_with_class_labels() -> None:
-    features = datasets.Features(
-        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])}
-    )
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
     found = datasets.Dataset.from_dict({"text": ["One."], "label": [1]}, features=features)
     (document,) = parse_rows(found, "name/train", FieldNames())
     assert (document.id, document.label, document.text) == ("name/train:0", "yes", "One.")
@@ -227,9 +219,7 @@ def test_an_empty_file_among_others_is_set_aside_by_name(run, tmp_path: Path) ->
 
 def test_a_source_that_is_nowhere_is_refused(run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    with pytest.raises(
-        ValueError, match="'no/such-data' is neither 'python-docs', nor a file or folder here"
-    ):
+    with pytest.raises(ValueError, match="'no/such-data' is neither 'python-docs', nor a file or folder here"):
         run("no/such-data")
 
 
@@ -266,9 +256,7 @@ def test_incomplete_folders_are_refused(run, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no split 'dev'; it has train, validation, test"):
         load_prepared(out, "dev")
     described = (out / "textvae_data.json").read_text(encoding="utf-8")
-    (out / "textvae_data.json").write_text(
-        described.replace('"sections": 1,', '"sections": 2,'), encoding="utf-8"
-    )
+    (out / "textvae_data.json").write_text(described.replace('"sections": 1,', '"sections": 2,'), encoding="utf-8")
     with pytest.raises(ValueError, match=r"split 'test'.*has 1 rows, not 2; prepare it again"):
         load_prepared(out, "test")
     next((out / "test").glob("*.arrow")).unlink()

@@ -112,9 +112,7 @@ def test_one_level_is_one_sentence_and_longer_text_becomes_several_documents(mak
     assert " ".join(section.text() for section in sections) == normalise("boat " * 100)
     for section in sections:
         check_consistency(section, processor)
-    with pytest.raises(
-        ValueError, match=r"document 'd' is one sentence of more than 48 tokens.*max_sentence_tokens"
-    ):
+    with pytest.raises(ValueError, match=r"document 'd' is one sentence of more than 48 tokens.*max_sentence_tokens"):
         processor(long)
 
 
@@ -173,9 +171,7 @@ def test_empty_units_are_removed_and_counted(make_processor) -> None:
     assert processed.sections[0].structure == [[2], [1, 1]]
 
 
-@pytest.mark.parametrize(
-    "fields", [{"text": ""}, {"text": " \n\n\x00"}, {"paragraphs": []}, {"units": [[], [""]]}]
-)
+@pytest.mark.parametrize("fields", [{"text": ""}, {"text": " \n\n\x00"}, {"paragraphs": []}, {"units": [[], [""]]}])
 def test_a_document_without_a_sentence_has_no_section(make_processor, fields) -> None:
     processor = make_processor()
     assert processor.process(SourceDocument("d", **fields)).sections == ()
@@ -185,9 +181,7 @@ def test_a_document_without_a_sentence_has_no_section(make_processor, fields) ->
 
 def test_sections_break_between_paragraphs_where_they_can(make_processor) -> None:
     processor = make_processor()
-    paragraphs = [
-        [f"Sentence {n} of paragraph {p}." for n in range(count)] for p, count in enumerate((2, 2, 2, 7, 2))
-    ]
+    paragraphs = [[f"Sentence {n} of paragraph {p}." for n in range(count)] for p, count in enumerate((2, 2, 2, 7, 2))]
     sections = processor.process(SourceDocument("d", paragraphs=paragraphs), max_sentences=4).sections
     assert [section.id for section in sections] == ["d#1", "d#2", "d#3", "d#4", "d#5"]
     structures = [section.structure for section in sections]

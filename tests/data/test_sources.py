@@ -26,9 +26,7 @@ def write_lines(path: Path, *lines: str | bytes) -> Path:
 @pytest.mark.parametrize(("ending", "module"), [("", None), (".xz", lzma), (".gz", gzip), (".bz2", bz2)])
 def test_json_lines_compressed_or_not(tmp_path: Path, ending: str, module) -> None:
     path = tmp_path / f"corpus.jsonl{ending}"
-    content = (
-        b'{"text": "One."}\n\n{"_id": 7, "title": "T", "label": 3, "paragraphs": ["Two."], "year": 1901}\n'
-    )
+    content = b'{"text": "One."}\n\n{"_id": 7, "title": "T", "label": 3, "paragraphs": ["Two."], "year": 1901}\n'
     with (module.open if module else open)(path, "wb") as file:
         file.write(content)
     first, second = read(path)

@@ -5,7 +5,8 @@ import tiny
 import torch
 from torch import Tensor
 
-from textvae.data.batch import DocumentBatch, collate
+from textvae.data.batch import DocumentBatch
+from textvae.data.collation import collate
 from textvae.model.hierarchy import EventPlan, structure_events
 from textvae.model.vae import DocumentVAE
 

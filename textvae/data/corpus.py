@@ -16,7 +16,7 @@ from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
 from textvae.data import builtin
 from textvae.data.document import SourceDocument
-from textvae.data.sources import SPLITS, FieldNames, find_files, parse_record, read_file
+from textvae.data.sources import SPLITS, FieldNames, file_kind, find_files, parse_record, read_file
 
 _JSON = ("paragraphs", "units", "extra")
 RAW_FEATURES = datasets.Features({name: datasets.Value("string") for name in ("id", "title", "label", "text", *_JSON)})
@@ -76,6 +76,8 @@ def _read_files(files: list[str], root: str, fields: FieldNames) -> Iterator[Sou
 
 
 def _read_hub(options: CorpusOptions) -> dict[str, Iterable[SourceDocument]]:
+    if file_kind(Path(options.source)) or options.source.startswith((".", "/")):
+        raise ValueError(f"source '{options.source}': there is no such file or folder")
     name, _, configuration = options.source.partition(":")
     try:
         found = datasets.load_dataset(name, configuration or None)

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from textvae.data.batch import BatchLayout, DocumentBatch, collate
+from textvae.data.batch import BatchLayout, DocumentBatch
+from textvae.data.collation import collate
 from textvae.data.document import EncodedDocument
 
 

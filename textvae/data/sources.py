@@ -41,10 +41,10 @@ def find_files(source: str | Path) -> dict[str, list[Path]]:
     """
     source = Path(source)
     if source.is_file():
-        if _kind(source) is None:
+        if file_kind(source) is None:
             raise ValueError(f"'{source}' is of no known kind: .txt, .jsonl, .json (also .xz, .gz, .bz2) or .parquet")
         return {"train": [source]}
-    files = sorted(path for path in source.rglob("*") if path.is_file() and _kind(path) is not None)
+    files = sorted(path for path in source.rglob("*") if path.is_file() and file_kind(path) is not None)
     if not files:
         raise ValueError(f"'{source}' holds no .txt, .jsonl, .json (also .xz, .gz, .bz2) or .parquet file")
     by_split: dict[str | None, list[Path]] = {}
@@ -59,7 +59,7 @@ def find_files(source: str | Path) -> dict[str, list[Path]]:
     return {"train": unnamed} if unnamed else {split: by_split[split] for split in SPLITS if split in by_split}
 
 
-def _kind(path: Path) -> str | None:
+def file_kind(path: Path) -> str | None:
     suffixes = [suffix for suffix in path.suffixes[-2:] if suffix not in _OPENERS]
     last = suffixes[-1] if suffixes else ""
     if last in _JSON_LINES:
@@ -84,7 +84,7 @@ def read_file(path: Path, root: Path, fields: FieldNames) -> Iterator[SourceDocu
     Raises ValueError naming the file and the line (or byte) for what cannot be read.
     """
     name = path.relative_to(root).with_suffix("").as_posix() if path != root else path.stem
-    kind = _kind(path)
+    kind = file_kind(path)
     if kind == "text":
         yield SourceDocument(id=name, text=_decode(path.read_bytes(), str(path)).removeprefix("\ufeff"))
     elif kind == "json":

@@ -1,0 +1,1 @@
+"""Documents: read, segmented, tokenised, prepared, batched."""

@@ -1,0 +1,168 @@
+"""From encoded documents to a batch: tokens in a few padded shapes, as the layout asks.
+
+Shapes as in `batch`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from textvae.data.batch import (
+    IGNORED,
+    BatchLayout,
+    DocumentBatch,
+    EncoderChunk,
+    TokenChunk,
+    UnitLevel,
+    key_of,
+    pack,
+    round_up,
+)
+from textvae.data.document import EncodedDocument
+
+
+def collate(documents: Sequence[EncodedDocument], layout: BatchLayout) -> DocumentBatch:
+    """One batch, its documents in the given order. Raises ValueError when there is none."""
+    if not documents:
+        raise ValueError("cannot make a batch of no documents")
+    levels = _unit_levels(documents, layout.hierarchy)
+    lengths = np.concatenate([np.asarray(d.decoder_lengths, dtype=np.int64) for d in documents])
+    text = np.concatenate([np.asarray(d.decoder_ids, dtype=np.int64) for d in documents])
+    ends = np.cumsum(lengths + 1) - 1
+    tokens = np.full(len(text) + len(lengths), layout.end_id, dtype=np.int64)
+    tokens[np.setdiff1d(np.arange(len(tokens)), ends, assume_unique=True)] = text
+    features = None
+    if documents[0].features is not None:
+        flat = [np.asarray(d.features, dtype=np.float32).reshape(len(d.decoder_lengths), -1) for d in documents]
+        features = torch.from_numpy(np.concatenate(flat))
+    return DocumentBatch(
+        ids=tuple(d.id for d in documents),
+        document_key=torch.tensor([key_of(d.id) for d in documents]),
+        sample=torch.zeros(len(documents), dtype=torch.long),
+        levels=levels,
+        tokens=torch.from_numpy(tokens),
+        token_sentence=torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths + 1)),
+        sentence_end=torch.from_numpy(ends),
+        decoder_chunks=tuple(_decoder_chunks(tokens, ends, levels, layout)),
+        encoder_chunks=() if features is not None else tuple(_encoder_chunks(documents, layout)),
+        features=features,
+    )
+
+
+def _unit_levels(documents: Sequence[EncodedDocument], hierarchy: tuple[str, ...]) -> tuple[UnitLevel, ...]:
+    levels = []
+    above = np.arange(len(documents))  # document of every unit one level up
+    for depth, name in enumerate(hierarchy):
+        if depth == 0:
+            parent = np.arange(len(documents))
+            last = np.ones(len(documents), dtype=bool)
+            document = above
+        else:
+            counts = np.concatenate([np.asarray(d.structure[depth - 1], dtype=np.int64) for d in documents])
+            parent = np.repeat(np.arange(len(counts)), counts)
+            last = np.zeros(len(parent), dtype=bool)
+            last[np.cumsum(counts) - 1] = True
+            document = above[parent]
+        sizes = np.bincount(document, minlength=len(documents))
+        index = np.arange(len(document)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        levels.append(
+            UnitLevel(
+                name,
+                torch.from_numpy(parent),
+                torch.from_numpy(document),
+                torch.from_numpy(index),
+                torch.from_numpy(last),
+                pack(sizes.tolist()),
+            )
+        )
+        above = document
+    return tuple(levels)
+
+
+def _decoder_chunks(
+    tokens: np.ndarray, ends: np.ndarray, levels: tuple[UnitLevel, ...], layout: BatchLayout
+) -> Iterable[TokenChunk]:
+    """Runs of sentences that may see one another. A run ends with its context unit, or before a sentence that
+    has `context_tokens` behind it: what a sentence sees must not depend on its own length."""
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    unit = np.arange(len(ends))
+    context = next(number for number, level in enumerate(levels) if level.name == layout.context)
+    for level in reversed(levels[context + 1 :]):
+        unit = level.parent.numpy()[unit]
+    borders = [0]
+    for sentence in range(1, len(ends)):
+        is_full = starts[sentence] - starts[borders[-1]] >= layout.context_tokens
+        if unit[sentence] != unit[sentence - 1] or is_full:
+            borders.append(sentence)
+    borders.append(len(ends))
+    # A sentence's inputs are the start token and its words; its targets the words and the end token.
+    inputs = np.roll(tokens, 1)
+    inputs[starts] = layout.start_id
+    sentence_of = np.repeat(np.arange(len(ends)), ends - starts + 1)
+    spans = [(starts[first], ends[after - 1] + 1) for first, after in pairwise(borders)]
+    for members, rows, columns in _buckets([stop - start for start, stop in spans], layout.chunk_tokens):
+        ids = np.full((rows, columns), layout.decoder_pad_id)
+        owner = np.zeros((rows, columns), dtype=np.int64)
+        token = np.full((rows, columns), IGNORED)
+        for row, member in enumerate(members):
+            start, stop = spans[member]
+            ids[row, : stop - start] = inputs[start:stop]
+            owner[row, : stop - start] = sentence_of[start:stop]
+            token[row, : stop - start] = np.arange(start, stop)
+        yield TokenChunk(torch.from_numpy(ids), torch.from_numpy(owner), torch.from_numpy(token))
+
+
+def _encoder_chunks(documents: Sequence[EncodedDocument], layout: BatchLayout) -> Iterable[EncoderChunk]:
+    sentences: list[np.ndarray] = []
+    for document in documents:
+        cuts = np.cumsum(document.encoder_lengths)[:-1]
+        sentences.extend(np.split(np.asarray(document.encoder_ids, dtype=np.int64), cuts))
+    yield from encoder_chunks(sentences, layout.encoder_pad_id, layout.chunk_tokens)
+
+
+def encoder_chunks(sentences: Sequence[np.ndarray], pad_id: int, chunk_tokens: int) -> Iterable[EncoderChunk]:
+    """Sentences (token ids with the encoder's special tokens) in chunks of similar length."""
+    for members, rows, columns in _buckets([len(s) for s in sentences], chunk_tokens):
+        ids = np.full((rows, columns), pad_id)
+        mask = np.zeros((rows, columns), dtype=np.int64)
+        mask[:, 0] = 1
+        sentence = np.full(rows, IGNORED)
+        for row, member in enumerate(members):
+            ids[row, : len(sentences[member])] = sentences[member]
+            mask[row, : len(sentences[member])] = 1
+            sentence[row] = member
+        yield EncoderChunk(torch.from_numpy(ids), torch.from_numpy(mask), torch.from_numpy(sentence))
+
+
+def row_length(length: int) -> int:
+    """Columns of the row that a sequence of this length is padded to."""
+    return round_up(length, 8 if length <= 64 else 32)
+
+
+def _buckets(lengths: Sequence[int], chunk_tokens: int) -> Iterable[tuple[list[int], int, int]]:
+    """Group sequences of similar length: (members, rows, columns) of every chunk.
+
+    Few distinct shapes, because on some backends every new shape compiles a kernel; a chunk is closed when
+    it is full or when the next sequence would waste more than a quarter of its row.
+    """
+    members: list[int] = []
+    columns = 0
+
+    def rows() -> int:
+        return min(round_up(len(members), 8), max(len(members), chunk_tokens // columns))
+
+    for sequence in sorted(range(len(lengths)), key=lambda s: -lengths[s]):
+        full = members and (len(members) + 1) * columns > chunk_tokens
+        wasteful = lengths[sequence] < 0.75 * columns and len(members) * columns > chunk_tokens // 8
+        if full or wasteful:
+            yield members, rows(), columns
+            members = []
+        if not members:
+            columns = row_length(lengths[sequence])
+        members.append(sequence)
+    if members:
+        yield members, rows(), columns
