@@ -66,12 +66,14 @@ def units_under(batch: DocumentBatch, at: int, unit: int, of: int) -> Tensor:
     return batch.ancestor(of, at) == unit
 
 
-@pytest.mark.parametrize("depth", [0, 1, 2, 3])
+@pytest.mark.parametrize(
+    ("deep", "depth"),
+    [(hierarchy, depth) for hierarchy in (tiny.DOCUMENT, tiny.FOUR) for depth in range(len(hierarchy))],
+    indirect=["deep"],
+)
 def test_a_latent_matters_below_it_and_nowhere_else(deep: DocumentVAE, depth: int) -> None:
     """Text: exactly the unit's sentences. Priors: the unit's descendants, and later units that look back."""
     hierarchy = deep.config.hierarchy
-    if depth >= len(hierarchy):
-        pytest.skip("no such level")
     batch = collate(tiny.documents(hierarchy), deep.layout)
     with torch.no_grad():
         before = deep(batch, tiny.NOISE, dict.fromkeys(hierarchy, "mean"))
