@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from textvae.data.batch import TokenChunk
+from textvae.data.collation import collate
 from textvae.data.document import EncodedDocument
 from textvae.likelihood.sequential import LeafIncrement, UnitDraw
 from textvae.model.hierarchy import structure_events
 from textvae.model.level import LevelState, StructureScores
 from textvae.model.noise import KeyedNoise
+from textvae.model.vae import DocumentVAE
 from textvae.objective import elbo_terms
-from textvae.text_vae import HierarchicalTextVAE
 
 
 @dataclass
@@ -40,12 +41,12 @@ class Particles:
 
 
 class ModelDocument:
-    """Implements `SequentialDocument` for a `HierarchicalTextVAE`; a document of any length, in chunks."""
+    """Implements `SequentialDocument` for a `DocumentVAE`; a document of any length, in chunks."""
 
-    def __init__(self, model: HierarchicalTextVAE, document: EncodedDocument, seed: int = 0) -> None:
+    def __init__(self, model: DocumentVAE, document: EncodedDocument, seed: int = 0) -> None:
         self.model = model
         self.noise = KeyedNoise(seed)
-        self.batch = model.batch([document])
+        self.batch = collate([document], model.layout).to(model.device)
         self.lowest = len(self.batch.levels) - 1
         self.numbers = [self.batch.level_number(name) for name in model.level_names]
         with torch.no_grad():
