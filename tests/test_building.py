@@ -9,8 +9,9 @@ import torch
 
 from textvae.building import build_model
 from textvae.checkpoint import load_run
-from textvae.config import ModelConfig
+from textvae.config import DecoderConfig, ModelConfig
 from textvae.data.processing import DocumentProcessor
+from textvae.data.tokenizer import train_sentencepiece
 from textvae.text_vae import HierarchicalTextVAE
 
 Settings = Callable[..., ModelConfig]
@@ -57,6 +58,16 @@ def test_a_run_lends_its_decoder(settings: Settings, make_processor: Processors,
     plain.save_pretrained(tmp_path)
     built = build_model(settings("document", "sentence", name=str(tmp_path)), make_processor())
     assert_equal(weights(built.decoder.backbone), weights(plain.decoder.backbone))
+
+
+def test_a_run_of_another_vocabulary_is_refused(settings: Settings, make_processor: Processors, tmp_path: Path) -> None:
+    """Of the same size, too: its token ids would mean other words."""
+    build_model(settings(), make_processor()).save_pretrained(tmp_path)
+    own = make_processor()
+    other = train_sentencepiece(["zu viele köche verderben den brei, sagt man in deutschland oft und gern"] * 50, 300)
+    processor = DocumentProcessor(own.hierarchy, own.encoder_tokenizer, other, own.max_sentence_tokens)
+    with pytest.raises(ValueError, match="another vocabulary"):
+        build_model(replace(settings(), decoder=DecoderConfig(name=str(tmp_path))), processor)
 
 
 def test_the_vocabulary_is_the_tokenizers(settings: Settings, make_processor: Processors) -> None:

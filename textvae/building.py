@@ -75,7 +75,13 @@ def _decoder(settings: DecoderConfig, tokenizer: PreTrainedTokenizerBase) -> Pre
         if settings.architecture:
             raise ValueError("model.decoder: give a name (pretrained) or an architecture (from scratch), not both")
         if _is_run(settings.name):
-            decoder = HierarchicalTextVAE.from_pretrained(settings.name).decoder.backbone
+            run = HierarchicalTextVAE.from_pretrained(settings.name)
+            if run.processor.decoder_tokenizer.get_vocab() != tokenizer.get_vocab():
+                raise ValueError(
+                    f"decoder '{settings.name}' was trained with another vocabulary than the data's; prepare the "
+                    f"data with --decoder {settings.name}, or train a language model on them first"
+                )
+            decoder = run.decoder.backbone
         else:
             decoder = AutoModelForCausalLM.from_pretrained(resolve_backbone(settings.name), dtype=torch.float32)
         _check_vocabulary(decoder, tokenizer, f"decoder '{settings.name}'")
