@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -63,9 +63,9 @@ class LatentDiagnostics:
 
     def __init__(self, model: HierarchicalTextVAE, batches: Sequence[DocumentBatch], seed: int = 0) -> None:
         self.model = model
-        self.batches = batches
+        self.batches = [self._read_once(batch) for batch in batches]
         self.noise = KeyedNoise(seed)
-        outputs = [self._run(batch) for batch in batches]
+        outputs = [self._run(batch) for batch in self.batches]
         self.terms = [terms for _, terms in outputs]
         self.reference = {name: self._collect(name, [output for output, _ in outputs]) for name in model.level_names}
 
@@ -94,6 +94,11 @@ class LatentDiagnostics:
             nll_increase_when_shuffled_interval=interval,
             payoff=self._payoff(name) / rate if rate > 0 else None,
         )
+
+    @torch.no_grad()
+    def _read_once(self, batch: DocumentBatch) -> DocumentBatch:
+        """The batch with its sentence features, which every pass would compute again."""
+        return replace(batch, features=self.model.sentence_features(batch.to(self.model.device)), encoder_chunks=())
 
     @torch.no_grad()
     def _run(self, batch: DocumentBatch, sources: dict[str, LatentSource] | None = None) -> tuple[VAEOutput, ElboTerms]:
