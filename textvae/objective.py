@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from textvae.config import ObjectiveConfig, RatePolicy
@@ -141,8 +140,3 @@ class Objective:
         for name, values in state.items():
             self.regularisers[name].mean_rate = values["mean_rate"]
             self.regularisers[name].log_scale = values["log_scale"]
-
-
-def unit_counts(batch: DocumentBatch, levels: tuple[str, ...]) -> Tensor:
-    """Number of units of every latent level [L], for means over the global batch."""
-    return torch.tensor([len(batch.levels[batch.level_number(name)]) for name in levels], dtype=torch.float32)
