@@ -1,47 +1,88 @@
-"""What the latents of every level carry: rates, active units, mutual information, shuffle tests, payoff."""
+"""What the latents of every level carry, and what the text costs without them.
 
-from dataclasses import asdict
+Under `accelerate launch`, the documents are shared out over the processes; the result is that of one process.
+"""
 
-from run_arguments import evaluation_parser, exit_code, write_json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from run_arguments import evaluation_parser, evaluation_process, exit_code, write_json
+from sacrebleu.metrics import BLEU
 
 from textvae.checkpoint import load_run
 from textvae.data.opening import open_documents
-from textvae.diagnostics import LatentDiagnostics
-from textvae.likelihood.perplexity import document_groups
+from textvae.diagnostics import LevelDiagnostics, Reconstruction, exact_match, latent_diagnostics, reconstruct
 
-COLUMNS = "{:<12}{:>6}{:>8}{:>8}{:>12}{:>14}{:>10}{:>18}{:>9}"
+HEADER = (
+    "                          |  rate, nats per  |    mutual    |  rise of the NLL, nats per unit, |  payoff over",
+    "level        units active |   unit  document | information  |      shuffled           zeroed   |  draw   mean",
+)
+ROW = "{:<12}{:>6}{:>7} |{:>7}{:>10} |{:>13} |{:>16}{:>17} |{:>6}{:>7}"
 
 
 def main() -> None:
     parser = evaluation_parser(__doc__)
+    parser.add_argument(
+        "--reconstruct", type=int, default=20, metavar="N",
+        help="documents to decode greedily from their posterior means (default: %(default)s; 0 leaves it out)",
+    )  # fmt: skip
+    parser.add_argument("--batch-tokens", type=int, default=8192, metavar="N", help="scored at a time")
     arguments = parser.parse_args()
-    model = load_run(arguments.model)
+    if arguments.reconstruct < 0:
+        raise ValueError(f"--reconstruct is {arguments.reconstruct}; it must be 0 or more")
+    process = evaluation_process()
+    model = load_run(arguments.model).to(process.device)
     if not model.level_names:
         raise ValueError(f"'{arguments.model}' is a plain language model: it has no latents to examine")
     documents = open_documents(arguments.data, model.processor, arguments.split, arguments.limit)
-    batches = [model.batch(members) for members in document_groups(documents, 8192)]
-    diagnostics = LatentDiagnostics(model, batches, arguments.seed)
-    levels = {name: diagnostics.level(name) for name in model.level_names}
-    write_json(arguments.out, {"levels": {name: asdict(level) for name, level in levels.items()}})
-    names = (
-        "level",
-        "dims",
-        "units",
-        "active",
-        "rate/unit",
-        "rate/document",
-        "MI",
-        "shuffle +NLL/unit",
-        "payoff",
-    )
-    print(COLUMNS.format(*names))
+    report = latent_diagnostics(model, documents, arguments.seed, process=process, batch_tokens=arguments.batch_tokens)
+    reconstructions = reconstruct(model, documents, arguments.reconstruct, process=process)
+    if not process.is_main_process:
+        return
+    result = report.to_json()
+    if reconstructions:
+        result["reconstruction"] = scores(reconstructions)
+    write_json(arguments.out, result)
+    print(*table(report.levels), sep="\n")
+    if reconstructions:
+        print(
+            "reconstruction of {documents} documents: {exact_match:.1%} of {sentences} sentences exactly, "
+            "sacreBLEU {sacrebleu:.2f}".format_map(result["reconstruction"])
+        )
+
+
+def scores(reconstructions: Sequence[Reconstruction]) -> dict[str, Any]:
+    """Exact match and corpus BLEU (Post 2018), a sentence a segment."""
+    bleu = BLEU()
+    written = [sentence for r in reconstructions for sentence in r.written]
+    original = [sentence for r in reconstructions for sentence in r.original]
+    return {
+        "documents": len(reconstructions),
+        "sentences": len(original),
+        "exact_match": exact_match(reconstructions),
+        "sacrebleu": bleu.corpus_score(written, [original]).score,
+        "sacrebleu_signature": str(bleu.get_signature()),
+    }
+
+
+def table(levels: Mapping[str, LevelDiagnostics]) -> Iterator[str]:
+    yield from HEADER
     for name, level in levels.items():
-        payoff = "-" if level.payoff is None else f"{level.payoff:.2f}"
-        print(COLUMNS.format(
-            name, level.dims, level.units, level.active_units, f"{level.rate_per_unit:.2f}",
-            f"{level.rate_per_document:.2f}", f"{level.mutual_information:.2f}",
-            f"{level.nll_increase_when_shuffled:+.2f}", payoff,
-        ))  # fmt: skip
+        yield ROW.format(
+            name,
+            level.units,
+            f"{level.active_units}/{level.dims}",
+            f"{level.rate_per_unit:.2f}",
+            f"{level.rate_per_document:.2f}",
+            f"{level.mutual_information:.2f} of {level.mutual_information_ceiling:.2f}",
+            _increase(level.nll_increase_when_shuffled, level.nll_increase_when_shuffled_interval),
+            _increase(level.nll_increase_when_zeroed, level.nll_increase_when_zeroed_interval),
+            *("-" if value is None else f"{value:.2f}" for value in (level.payoff, level.payoff_over_prior_mean)),
+        )
+
+
+def _increase(value: float, interval: Sequence[float]) -> str:
+    return f"{value:+.2f} ±{value - interval[0]:.2f}"
 
 
 if __name__ == "__main__":

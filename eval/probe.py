@@ -1,5 +1,6 @@
 """What the latents know of a label: a linear probe on every level's latents, beside two baselines."""
 
+import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from textvae.data.opening import open_documents
 from textvae.embedding import document_features
 
 ENCODER = "encoder_mean"
+TEST_SHARE = 0.3
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,19 @@ def main() -> None:
     classes, counts = np.unique(labels, return_counts=True)
     rare = set(classes[counts < 2])
     kept = np.array([label not in rare for label in labels])
-    if len(classes) - len(rare) < 2:
+    num_classes = len(classes) - len(rare)
+    if num_classes < 2:
         raise ValueError(f"field '{arguments.label}' needs two or more values with two or more documents each")
     labels = labels[kept]
-    train, test = train_test_split(np.arange(len(labels)), test_size=0.3, random_state=arguments.seed, stratify=labels)
+    num_test = math.ceil(TEST_SHARE * len(labels))
+    if num_test < num_classes:
+        raise ValueError(
+            f"there are {num_classes} values of field '{arguments.label}' in {len(labels)} documents: too few to test "
+            "each; give more documents, or a coarser field with --label"
+        )
+    train, test = train_test_split(
+        np.arange(len(labels)), test_size=num_test, random_state=arguments.seed, stratify=labels
+    )
 
     def score(classifier, values: np.ndarray) -> Score:
         predicted = classifier.fit(values[train], labels[train]).predict(values[test])
@@ -55,7 +66,7 @@ def main() -> None:
         ENCODER: probe(features[ENCODER]),
     }
     write_json(arguments.out, {
-        "label": arguments.label, "classes": len(classes) - len(rare), "train": len(train), "test": len(test),
+        "label": arguments.label, "classes": num_classes, "train": len(train), "test": len(test),
         "left_out_rare": int((~kept).sum()),
         "levels": {name: asdict(value) for name, value in levels.items()},
         "baselines": {name: asdict(value) for name, value in baselines.items()},

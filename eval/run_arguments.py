@@ -1,11 +1,16 @@
-"""Arguments that the evaluation scripts share, and how they write their results."""
+"""What the evaluation scripts share: their arguments, their processes, how they write their results."""
 
 import argparse
 import json
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 
 
 def evaluation_parser(description: str | None, *, data: bool = True) -> argparse.ArgumentParser:
@@ -18,6 +23,15 @@ def evaluation_parser(description: str | None, *, data: bool = True) -> argparse
     parser.add_argument("--out", required=True, metavar="FILE.json", help="where the result is written")
     parser.add_argument("--seed", type=int, default=0, help="of the latents' noise (default: %(default)s)")
     return parser
+
+
+def evaluation_process() -> PartialState:
+    """This process among those that `accelerate launch` started; the only one without it."""
+    device = torch.accelerator.current_accelerator(check_available=True)
+    # Several processes without accelerators have to be told so. Keyed noise is made in float64, which Apple's MPS
+    # does not have. Processes wait for the slowest at the end, which may take longer than the default's minutes.
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or device is None or device.type == "mps"
+    return PartialState(cpu=cpu, timeout=timedelta(days=7))
 
 
 def write_json(path: str, result: dict[str, Any]) -> None:

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny import perturb
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from textvae.building import build_model
 from textvae.config import DecoderConfig, EncoderConfig, LevelConfig, ModelConfig, UnitConfig
 from textvae.data.preparation import PrepareOptions, prepare
 from textvae.data.processing import DocumentProcessor
@@ -135,5 +137,24 @@ def settings(encoder_backbone: str) -> Callable[..., ModelConfig]:
             encoder=EncoderConfig(name=encoder_backbone),
             decoder=DecoderConfig(architecture=architecture, conditioning_width=16, **decoder),
         )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_run(
+    settings: Callable[..., ModelConfig],
+    make_processor: Callable[..., DocumentProcessor],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., str]:
+    """levels, fields of `DecoderConfig` -> a run folder with random weights."""
+
+    def make(*levels: str, **decoder: Any) -> str:
+        torch.manual_seed(0)
+        model = build_model(settings(*levels, **decoder), make_processor())
+        perturb(model)
+        folder = tmp_path_factory.mktemp("run")
+        model.save_pretrained(folder)
+        return str(folder)
 
     return make

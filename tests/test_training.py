@@ -1,7 +1,4 @@
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +8,7 @@ import pytest
 import torch
 import yaml
 from accelerate import Accelerator
+from run_scripts import launch
 from safetensors.torch import load_file
 
 from textvae.building import build_model
@@ -27,9 +25,8 @@ from textvae.config import (
 )
 from textvae.data.preparation import load_prepared
 from textvae.objective import elbo_terms
-from textvae.training import VALIDATION_NOISE, Progress, parameter_groups, train, validate
+from textvae.training import VALIDATION_NOISE, Progress, gradient_ratios, parameter_groups, train, validate
 
-ROOT = Path(__file__).parent.parent
 LEVELS = ("document", "paragraph", "sentence")
 Settings = Callable[..., ModelConfig]
 POLICY = RatePolicy(start=0.0, end=0.5, beta_start=0.2, free_bits=0.01, target_rate=2.0)
@@ -37,12 +34,13 @@ EXACT = {"schedule": "constant", "warmup_steps": 0, "mixed_precision": "no", "tr
 
 
 def configured(prepared: Path, output: Path, model: ModelConfig, *, batch_tokens: int = 400,
-               micro_batch_tokens: int = 400, policy: RatePolicy = POLICY, **options: Any) -> Config:  # fmt: skip
+               micro_batch_tokens: int = 400, policy: RatePolicy = POLICY,
+               objective: dict[str, Any] | None = None, **options: Any) -> Config:  # fmt: skip
     usual = {"steps": 8, "learning_rate": 5e-3, "validate_every": 4, "save_every": 4, **EXACT}
     return Config(
         DataConfig(str(prepared), batch_tokens, micro_batch_tokens),
         model,
-        ObjectiveConfig(default=policy, balance_until=0.3),
+        ObjectiveConfig(default=policy, balance_until=0.3, **(objective or {})),
         TrainConfig(output=str(output), **{**usual, **options}),
     )
 
@@ -192,21 +190,23 @@ def test_accumulated_micro_batches_are_one_large_batch(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("batch_tokens", [400, 40])
-def test_two_processes_are_one(prepared: Path, settings: Settings, tmp_path: Path, batch_tokens: int) -> None:
+@pytest.mark.parametrize(
+    ("batch_tokens", "objective"),
+    [(400, {}), (40, {"bag_of_words": 0.5}), (400, {"likelihood": "bag_of_words"})],
+    ids=["large", "small", "bag"],
+)
+def test_two_processes_are_one(
+    prepared: Path, settings: Settings, tmp_path: Path, batch_tokens: int, objective: dict[str, Any]
+) -> None:
     """Also where a global batch has a document for one process only."""
-    config = configured(prepared, tmp_path / "one", settings(*LEVELS), batch_tokens=batch_tokens,
-                        micro_batch_tokens=150, steps=4)  # fmt: skip
+    model = settings(*LEVELS, logit_rank=8 if objective else 0)
+    config = configured(prepared, tmp_path / "one", model, batch_tokens=batch_tokens, micro_batch_tokens=150, steps=4,
+                        objective=objective)  # fmt: skip
     one = train(config)
     path = tmp_path / "config.yaml"
     two = replace(config, train=replace(config.train, output=str(tmp_path / "two")))
     path.write_text(yaml.safe_dump(to_dict(two)), encoding="utf-8")
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
-              "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
-              "--main_process_port", "0", "train.py", "--config", str(path)]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(launch, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    launch(2, ["train.py", "--config", str(path)])
     assert_close_records(one, tmp_path / "two")
     assert_close_weights(one, tmp_path / "two")
 
@@ -248,3 +248,70 @@ def test_a_trainable_encoder_and_cached_features_exclude_each_other(
 def test_unknown_levels_are_named_before_training(prepared: Path, settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no level 'verse'"):
         train(configured(prepared, tmp_path / "run", settings("verse")))
+
+
+def test_a_bag_of_words_run_teaches_latents_and_lends_them(prepared: Path, settings: Settings, tmp_path: Path) -> None:
+    """The decoder stays as it is; a run that starts from there starts with the very same weights."""
+    model = settings(*LEVELS, logit_rank=8)
+    bag = {"likelihood": "bag_of_words"}
+    config = configured(prepared, tmp_path / "bag", model, objective=bag, steps=12, learning_rate=2e-2)
+    torch.manual_seed(config.train.seed)
+    start = build_model(model, load_prepared(prepared, "train").processor).decoder.backbone.state_dict()
+    losses = [record["nll_per_token"] for record in records(train(config))]
+    assert losses[-1] < losses[0] - 0.1
+    taught = load_run(tmp_path / "bag")
+    assert all(torch.equal(value, start[name]) for name, value in taught.decoder.backbone.state_dict().items())
+
+    still = {"steps": 1, "learning_rate": 1e-12, "pretrained_learning_rate": 0.0, "start_from": str(tmp_path / "bag")}
+    again = load_run(train(configured(prepared, tmp_path / "vae", model, **still)))
+    for name, value in taught.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], value, msg=lambda text, n=name: f"{n}: {text}")
+    with pytest.raises(ValueError, match=r"train.start_from.*logit_rank|train.start_from.*shape"):
+        train(configured(prepared, tmp_path / "other", settings(*LEVELS), **still))
+
+
+def test_the_bag_knows_how_often_words_occur(prepared: Path, settings: Settings, tmp_path: Path) -> None:
+    """Sentence ends are words to be predicted, too."""
+    split = load_prepared(prepared, "train")
+    counts: dict[int, int] = {}
+    for number in range(len(split)):
+        document = split.read(number)
+        for word in [
+            *document.decoder_ids,
+            *[split.processor.decoder_tokenizer.eos_token_id] * len(document.sentences),
+        ]:
+            counts[int(word)] = counts.get(int(word), 0) + 1
+    assert {word: count for word, count in enumerate(split.word_counts.tolist()) if count} == counts
+    config = configured(prepared, tmp_path / "run", settings("document", logit_rank=4), steps=1,
+                        objective={"bag_of_words": 1.0})  # fmt: skip
+    unigram = load_run(train(config)).decoder.unigram.exp()
+    assert float(unigram.sum()) == pytest.approx(1, rel=1e-4)
+    frequent = max(counts, key=lambda word: counts[word])
+    assert int(unigram.argmax()) == frequent
+
+
+def test_a_collapsed_level_is_named_once(
+    prepared: Path, settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The paragraph starts near its prior and is pressed a thousand times harder than the others."""
+    free = RatePolicy(anneal="constant", beta=1e-6)
+    pressed = RatePolicy(anneal="linear", start=0.1, end=0.11, beta=1e3)
+    model = settings(*LEVELS)
+    levels = tuple(replace(x, initial_posterior_std=1.0 if x.name == "paragraph" else 0.1) for x in model.levels)
+    train(configured(prepared, tmp_path / "run", replace(model, levels=levels), policy=free, steps=30,
+                     learning_rate=1e-2, objective={"levels": {"paragraph": pressed}}))  # fmt: skip
+    warnings = [record.getMessage() for record in caplog.records if "collapsed" in record.getMessage()]
+    assert len(warnings) == 1
+    assert "level 'paragraph'" in warnings[0]
+    assert "objective.levels.paragraph.free_bits" in warnings[0]
+
+
+def test_gradients_are_measured_by_level(run: Path, settings: Settings, make_processor: Callable[..., Any]) -> None:
+    for record in records(run):
+        assert record["gradient_ratio"].keys() == {*LEVELS, "bottom_up", "decoder"}
+    model = build_model(settings(*LEVELS), make_processor())
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameter.grad = parameter.detach() * (3.0 if ".paragraph." in name else 0.5)
+    found = {part: float(ratio) for part, ratio in gradient_ratios(model).items()}
+    assert found == pytest.approx({**dict.fromkeys((*LEVELS, "bottom_up", "decoder"), 0.5), "paragraph": 3.0})

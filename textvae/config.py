@@ -17,6 +17,7 @@ from pydantic.dataclasses import dataclass
 
 STRICT = ConfigDict(extra="forbid")
 T = TypeVar("T")
+Likelihood = Literal["decoder", "bag_of_words"]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -53,11 +54,16 @@ class DecoderConfig:
     conditioning: Literal["embedding", "layers"] = "layers"
     """Where the latents are added: to every token embedding, or to the input of every block as well."""
     conditioning_width: PositiveInt = 512
+    logit_rank: Annotated[int, Field(ge=0)] = 0
+    """Rank of the latents' own path to the logits, a topic model beside the decoder; 0 leaves it out."""
     word_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability of hiding an input token during training (Bowman et al. 2016)."""
     context_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability of hiding a whole preceding sentence from wider contexts during training (VHCR)."""
     gradient_checkpointing: bool = False
+    attention: str | None = None
+    """Attention kernel as transformers names it (`sdpa`, `eager`, `flash_attention_2`); None lets it choose. On a
+    CPU, `eager` is the fastest for short sentences."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -130,6 +136,11 @@ class ObjectiveConfig:
     """Policies of single levels; a level not named here follows `default`."""
     balance_until: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Fraction of training during which beta is shared out between levels by their rates (NVAE)."""
+    likelihood: Likelihood = "decoder"
+    """What scores the text. `bag_of_words` predicts the words of a sentence from its latents and those of its
+    ancestors alone, the decoder frozen and not run: a warm start of the latents at a fraction of the cost."""
+    bag_of_words: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of predicting all words from the top latent alone, beside the decoder (Zhao et al. 2017)."""
 
     def policy(self, level: str) -> RatePolicy:
         return self.levels.get(level, self.default)
@@ -157,6 +168,8 @@ class TrainConfig:
     validation_documents: PositiveInt = 200
     """At most this many, spread evenly over the split."""
     save_every: PositiveInt = 200
+    start_from: str | None = None
+    """Run or Hub name of a model of the same shape whose weights this one starts with."""
     resume: bool = False
     """Continue from the run folder's last checkpoint."""
     tracker: Literal["tensorboard", "none"] = "tensorboard"
@@ -174,6 +187,8 @@ class Config:
         for name in self.objective.levels:
             if name not in names:
                 raise ValueError(f"objective.levels names '{name}', but the model's levels are {names}")
+        if not names and (self.objective.likelihood == "bag_of_words" or self.objective.bag_of_words):
+            raise ValueError("objective: a bag of words is predicted from latents, but model.levels is empty")
 
 
 def parse(kind: type[T], values: Any, origin: str) -> T:

@@ -119,6 +119,7 @@ class Index:
         return found
 
 
+@torch.no_grad()
 def document_features(
     model: HierarchicalTextVAE, documents: Documents, label: str, batch_tokens: int = 8192
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -6,6 +6,7 @@ Shapes: Z_l latent size of level l. All amounts are nats.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,8 +47,7 @@ class Sums:
             "perplexity_per_token": math.exp(min(50.0, self.negative_elbo / self.tokens)),
             "distortion_tokens_per_token": self.distortion_tokens / self.tokens,
             "distortion_structure_per_token": self.distortion_structure / self.tokens,
-            "rate_per_unit": {name: rate / self.units[name] for name, rate in self.rate.items()},
-            "rate_per_document": {name: rate / self.documents for name, rate in self.rate.items()},
+            **mean_rates(self.rate, self.units, self.documents),
         }
 
 
@@ -81,3 +81,11 @@ class Totals:
             rate_by_dimension=by_level,
             units=dict(zip(self.levels, head[2 : 2 + num_levels], strict=True)),
         )
+
+
+def mean_rates(rate: Mapping[str, float], units: Mapping[str, float], documents: float) -> dict[str, dict[str, float]]:
+    """KL(q || p) per unit and per document of every level, from its sum over all units, raw."""
+    return {
+        "rate_per_unit": {level: total / units[level] for level, total in rate.items()},
+        "rate_per_document": {level: total / documents for level, total in rate.items()},
+    }

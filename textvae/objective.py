@@ -1,6 +1,6 @@
 """The objective: what the model returns, turned into a loss. Only this module knows beta.
 
-    minimise  distortion + sum over levels of beta_l(t) * regularised rate_l
+    minimise  distortion + sum over levels of beta_l(t) * regularised rate_l (+ weight * bag of words)
 
 Shapes: B documents, U_l units of level l, Z_l latent size. All amounts are nats.
 """
@@ -23,6 +23,8 @@ MOMENTUM = 0.9
 """Of the running mean of rates that clamps and controllers look at."""
 SCALE_LIMIT = math.log(100.0)
 """The controller scales beta by at most this factor up or down."""
+COLLAPSED = 0.05
+"""Nats per unit: a level whose running mean rate falls below, under pressure, counts as collapsed."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class ElboTerms:
     """[B] by level."""
     rate_by_dimension: dict[str, Tensor]
     """[Z_l] by level, summed over units."""
+    bag_of_words: Tensor | None = None
+    """[B] the words as predicted from the top latent alone: an auxiliary loss, no part of the ELBO."""
 
     @property
     def negative_elbo(self) -> Tensor:
@@ -59,8 +63,10 @@ def elbo_terms(output: VAEOutput, batch: DocumentBatch) -> ElboTerms:
         rates = level.rate
         rate[name] = by_document(rates.sum(-1), document)
         by_dimension[name] = rates.sum(0)
-    tokens = by_document(output.text.token_log_prob, sentences[batch.token_sentence])
-    return ElboTerms(-tokens, -structure, rate, by_dimension)
+    of_token = sentences[batch.token_sentence]
+    tokens = by_document(output.text.token_log_prob, of_token)
+    bag = None if output.bag is None else -by_document(output.bag.token_log_prob, of_token)
+    return ElboTerms(-tokens, -structure, rate, by_dimension, bag)
 
 
 class RateRegulariser:
@@ -117,7 +123,23 @@ class Objective:
         loss = terms.distortion_tokens.sum() + terms.distortion_structure.sum()
         for name, weight in weights.items():
             loss = loss + (weight * terms.rate_by_dimension[name]).sum()
+        if terms.bag_of_words is not None:
+            loss = loss + self.config.bag_of_words * terms.bag_of_words.sum()
         return loss
+
+    @property
+    def asks(self) -> dict[str, Any]:
+        """What the objective asks of the model's forward pass."""
+        return {"likelihood": self.config.likelihood, "with_bag": self.config.bag_of_words > 0}
+
+    def collapsed(self, step: int) -> dict[str, float]:
+        """Levels whose rate has vanished since pressure on it began, with their rates in nats per unit."""
+        rates = {
+            name: float(level.mean_rate.sum())
+            for name, level in self.regularisers.items()
+            if level.mean_rate is not None and beta(level.policy, step / self.steps) > 0
+        }
+        return {name: rate for name, rate in rates.items() if rate < COLLAPSED}
 
     def update(self, step: int, mean_rates: Mapping[str, Tensor]) -> None:
         """Take in the mean rate per unit [Z_l] of every level over the whole global batch of `step`."""

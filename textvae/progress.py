@@ -5,16 +5,30 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.logging import get_logger
 from torch import Tensor
 
 from textvae.checkpoint import RunFolder
 from textvae.config import TrainConfig
 from textvae.metrics import Sums
 from textvae.model.vae import DocumentVAE
+
+logger = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What was measured of one optimiser step's gradient."""
+
+    norm: Tensor
+    """Before clipping, over all parameters."""
+    ratio: Mapping[str, Tensor]
+    """Norm of the clipped gradient over norm of the parameters, by level and other part of the model."""
 
 
 class Progress:
@@ -26,6 +40,7 @@ class Progress:
         self.folder = folder
         self.best = math.inf
         self.tokens_seen = 0.0
+        self.warned: set[str] = set()
         self._since = (time.monotonic(), 0.0)
 
     def begin(self, first: int, model: DocumentVAE, documents: int) -> None:
@@ -37,8 +52,17 @@ class Progress:
         )
         self._since = (time.monotonic(), self.tokens_seen)
 
-    def log(self, step: int, sums: Sums, weights: Mapping[str, Any], norm: Tensor, learning_rate: float) -> None:
+    def log(self, step: int, sums: Sums, weights: Mapping[str, Any], gradients: Gradients, learning_rate: float,
+            collapsed: Mapping[str, float]) -> None:  # fmt: skip
+        """Tell of one optimiser step; `collapsed`: levels whose rate has vanished, warned of once each."""
         self.tokens_seen += sums.tokens
+        for name in collapsed.keys() - self.warned:
+            logger.warning(
+                f"level '{name}' has collapsed: its rate is {collapsed[name]:.3f} nats per unit at step {step}, so the "
+                f"decoder does without it. Try objective.levels.{name}.free_bits=0.1 or a target_rate, a later start "
+                "of its annealing, a bag-of-words warm start (objective.likelihood), or leave the level out."
+            )
+        self.warned |= collapsed.keys()
         if not math.isfinite(sums.negative_elbo):
             raise ValueError(
                 f"the loss is not finite at step {step}; lower train.learning_rate, or set train.mixed_precision=no"
@@ -52,7 +76,8 @@ class Progress:
         report = sums.report()
         betas = {name: float(torch.as_tensor(weight).mean()) for name, weight in weights.items()}
         record = {"step": step, "split": "train", "tokens_seen": int(self.tokens_seen), **report, "beta": betas,
-                  "gradient_norm": float(norm), "learning_rate": learning_rate, "tokens_per_second": speed}  # fmt: skip
+                  "gradient_norm": float(gradients.norm), "learning_rate": learning_rate, "tokens_per_second": speed,
+                  "gradient_ratio": {part: float(ratio) for part, ratio in gradients.ratio.items()}}  # fmt: skip
         rates = "  ".join(f"{name} {rate:.1f}" for name, rate in report["rate_per_unit"].items())
         self.accelerator.print(
             f"step {step}/{self.settings.steps}  nll/token {report['nll_per_token']:.3f}  "
@@ -76,12 +101,13 @@ class Progress:
         self._since = (time.monotonic(), self.tokens_seen)
         return is_best
 
-    def state_dict(self) -> dict[str, float]:
-        return {"best": self.best, "tokens_seen": self.tokens_seen}
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "tokens_seen": self.tokens_seen, "warned": sorted(self.warned)}
 
-    def load_state_dict(self, state: Mapping[str, float]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.best = state["best"]
         self.tokens_seen = state["tokens_seen"]
+        self.warned = set(state["warned"])
 
     def _write(self, record: dict[str, Any]) -> None:
         if self.accelerator.is_main_process:

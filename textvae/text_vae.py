@@ -190,7 +190,10 @@ class HierarchicalTextVAE(DocumentVAE):
 
     def plan(self, source: str | SourceDocument, resample: str | None) -> DocumentPlan:
         """Latent means and structure of a document, kept above level `resample` (None: all)."""
-        (document,) = self.process([source])
+        return self.plan_processed(self.process([source])[0], resample)
+
+    def plan_processed(self, document: EncodedDocument, resample: str | None) -> DocumentPlan:
+        """`plan` for a document that is segmented and tokenised already."""
         latents = {name: level.mean for name, level in self.latents(self.batch([document])).items()}
         return plan_of(latents, document.structure, self.config.hierarchy, resample)
 

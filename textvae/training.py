@@ -14,16 +14,17 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from textvae.building import build_model
 from textvae.checkpoint import RunFolder
-from textvae.config import Config, EncoderConfig, TrainConfig
-from textvae.data.loading import BatchPlan, StepBatches, TrainingSteps, evaluation_batches, training_loader
+from textvae.config import Config, EncoderConfig, Likelihood, ObjectiveConfig, TrainConfig
+from textvae.data.loading import BatchPlan, StepBatches, TrainingSteps, evaluation_groups, training_loader
 from textvae.data.preparation import PreparedSplit, load_prepared
 from textvae.metrics import Sums, Totals
 from textvae.model.noise import KeyedNoise
 from textvae.objective import Objective, elbo_terms
-from textvae.progress import Progress
+from textvae.progress import Gradients, Progress
 from textvae.schedules import learning_rate_factor
 from textvae.text_vae import HierarchicalTextVAE
 
@@ -55,6 +56,11 @@ def train(config: Config) -> Path:
     accelerator.wait_for_everyone()
 
     plain = build_model(config.model, training.processor)
+    if settings.start_from is not None:
+        start_from(plain, settings.start_from)
+    if config.objective.likelihood == "bag_of_words" or config.objective.bag_of_words:
+        plain.decoder.set_unigram(torch.from_numpy(training.word_counts))
+    freeze_unused(plain, config.objective)
     plain.set_chunk_tokens(config.data.micro_batch_tokens)
     optimizer = torch.optim.AdamW(parameter_groups(plain, settings), fused=True)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(settings, step))
@@ -77,14 +83,13 @@ def train(config: Config) -> Path:
     progress.begin(first, plain, len(training.token_counts))
     for step, part in enumerate(training_loader(data, first, config.data.num_workers), start=first):
         weights = objective.weights(step)
-        sums, gradient_norm = optimise(model, part, step, objective, optimizer, accelerator, settings)
+        sums, gradients = optimise(model, part, step, objective, optimizer, accelerator, settings)
         scheduler.step()
-        progress.log(step + 1, sums, weights, gradient_norm, float(scheduler.get_last_lr()[-1]))
+        progress.log(step + 1, sums, weights, gradients, float(scheduler.get_last_lr()[-1]), objective.collapsed(step))
         is_last = step + 1 == settings.steps
         if (step + 1) % settings.validate_every == 0 or is_last:
-            scores = validate(
-                plain, validation, settings.validation_documents, config.data.micro_batch_tokens, accelerator
-            )
+            scores = validate(plain, validation, settings.validation_documents, config.data.micro_batch_tokens,
+                              accelerator, config.objective.likelihood)  # fmt: skip
             if progress.validated(step + 1, scores) and accelerator.is_main_process:
                 plain.save_pretrained(folder.path)
         if (step + 1) % settings.save_every == 0 or is_last:
@@ -96,8 +101,8 @@ def train(config: Config) -> Path:
 def optimise(
     model: nn.Module, part: StepBatches, step: int, objective: Objective, optimizer: torch.optim.Optimizer,
     accelerator: Accelerator, settings: TrainConfig,
-) -> tuple[Sums, Tensor]:  # fmt: skip
-    """One optimiser step over the global batch; returns its raw sums and the gradient's norm."""
+) -> tuple[Sums, Gradients]:  # fmt: skip
+    """One optimiser step over the global batch; returns its raw sums and what was measured of its gradient."""
     model.train()
     plain = accelerator.unwrap_model(model)
     weights = objective.weights(step)
@@ -110,33 +115,72 @@ def optimise(
         is_last = number == len(part.batches) - 1
         with nullcontext() if is_last else accelerator.no_sync(model):
             batch = batch.to(accelerator.device)
-            terms = elbo_terms(model(batch, noise), batch)
+            terms = elbo_terms(model(batch, noise, **objective.asks), batch)
             accelerator.backward(objective.loss(terms, weights) * scale)
         totals.add(batch, terms, part.weight)
     norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_gradient_norm)
+    gradients = Gradients(norm, gradient_ratios(plain))
     optimizer.step()
     optimizer.zero_grad()
     sums = totals.reduce(accelerator)
     objective.update(step, {name: rate / sums.units[name] for name, rate in sums.rate_by_dimension.items()})
-    return sums, norm
+    return sums, gradients
 
 
 @torch.no_grad()
 def validate(
-    model: HierarchicalTextVAE, split: PreparedSplit, limit: int, batch_tokens: int, accelerator: Accelerator
-) -> Sums:
+    model: HierarchicalTextVAE, split: PreparedSplit, limit: int, batch_tokens: int, accelerator: Accelerator,
+    likelihood: Likelihood = "decoder",
+) -> Sums:  # fmt: skip
     """The one-sample ELBO over at most `limit` documents, spread over the split, the same with the same noise
     every time."""
     model.eval()
     totals = Totals(model)
     spread = np.linspace(0, len(split) - 1, min(limit, len(split))).round().astype(int)
-    mine = spread[accelerator.process_index :: accelerator.num_processes].tolist()
-    for batch in evaluation_batches(split.read, mine, split.token_counts, model.layout, batch_tokens):
-        batch = batch.to(accelerator.device)
+    mine = evaluation_groups(split.token_counts, batch_tokens, documents=spread,
+                             process=accelerator.process_index, num_processes=accelerator.num_processes)  # fmt: skip
+    for numbers in mine:
+        batch = model.batch([split.read(number) for number in numbers])
         with accelerator.autocast():
-            output = model(batch, VALIDATION_NOISE)
+            output = model(batch, VALIDATION_NOISE, likelihood=likelihood)
         totals.add(batch, elbo_terms(output, batch))
     return totals.reduce(accelerator)
+
+
+def gradient_ratios(model: HierarchicalTextVAE) -> dict[str, Tensor]:
+    """Norm of the (clipped) gradient over norm of the parameters, of every level and of the rest: what has
+    stopped learning, or does not learn yet, shows here."""
+    parts: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            level = next((level for level in model.level_names if f".{level}." in name), name.split(".")[0])
+            parts.setdefault(level, []).append(parameter)
+    return {
+        part: get_total_norm([p.grad for p in members if p.grad is not None]) / get_total_norm(members)
+        for part, members in parts.items()
+    }
+
+
+def freeze_unused(model: HierarchicalTextVAE, config: ObjectiveConfig) -> None:
+    """Leave only parameters trainable that the objective reaches, as distributed training needs."""
+    if config.likelihood == "bag_of_words":
+        model.decoder.backbone.requires_grad_(False)
+        if model.decoder.structure is not None:
+            model.decoder.structure.requires_grad_(False)
+
+
+def start_from(model: HierarchicalTextVAE, name: str) -> None:
+    """Give `model` the weights of the run `name`; ValueError names the first that do not fit."""
+    weights = HierarchicalTextVAE.from_pretrained(name).state_dict()
+    own = model.state_dict()
+    unfit = [key for key in own.keys() | weights.keys()
+             if key not in own or key not in weights or own[key].shape != weights[key].shape]  # fmt: skip
+    if unfit:
+        raise ValueError(
+            f"train.start_from: the model of {name} has another shape ({', '.join(sorted(unfit)[:3])}, "
+            f"{len(unfit)} in all); give this run the same model section"
+        )
+    model.load_state_dict(weights)
 
 
 def parameter_groups(model: HierarchicalTextVAE, settings: TrainConfig) -> list[dict[str, Any]]:

@@ -1,11 +1,11 @@
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 import pytest
 import tiny
 from test_batch import LAYOUT
 
-from textvae.data.loading import BatchPlan, TrainingSteps, evaluation_batches, fill, share, training_loader
+from textvae.data.loading import BatchPlan, TrainingSteps, evaluation_groups, fill, share, training_loader
 
 COUNTS = np.random.default_rng(0).integers(1, 60, 40)
 BUDGET = 100
@@ -83,12 +83,23 @@ def test_the_loader_starts_anywhere(num_workers: int) -> None:
     assert found == [[batch.ids for batch in data[step].batches] for step in range(2, 6)]
 
 
-def test_evaluation_reads_every_chosen_document_once() -> None:
-    members = tiny.documents()
-    counts = np.array([document.num_tokens for document in members])
-    batches = list(evaluation_batches(members.__getitem__, [3, 0, 2], counts, LAYOUT, 40))
-    assert sorted(name for batch in batches for name in batch.ids) == ["doc-0", "doc-2", "doc-3"]
-    assert len(batches) > 1
+@pytest.mark.parametrize("num_processes", [1, 2, 3, 50])
+@pytest.mark.parametrize("documents", [None, np.array([30, 2, 3, 17, 9])], ids=["all", "some"])
+def test_evaluation_scores_every_document_in_the_same_group_for_any_number_of_processes(
+    documents: np.ndarray | None, num_processes: int
+) -> None:
+    whole = list(evaluation_groups(COUNTS, BUDGET, documents=documents))
+    assert len(whole) > 1
+    assert sorted(chain.from_iterable(whole)) == sorted(range(len(COUNTS)) if documents is None else documents.tolist())
+    shares = [
+        list(evaluation_groups(COUNTS, BUDGET, documents=documents, process=process, num_processes=num_processes))
+        for process in range(num_processes)
+    ]
+    assert sorted(chain.from_iterable(shares)) == sorted(whole)
+    lengths = [COUNTS[group].tolist() for share in shares for group in share]
+    assert all(group == sorted(group) and sum(group) <= BUDGET for group in lengths)
+    if num_processes == 50:
+        assert [] in shares, "more processes than groups leave some idle"
 
 
 def test_an_empty_split_is_refused() -> None:

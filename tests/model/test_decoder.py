@@ -1,6 +1,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,11 @@ from textvae.data.document import EncodedDocument
 from textvae.model.vae import DocumentVAE, VAEOutput
 
 DECODERS = ("gpt2", "llama")
+CONDITIONING: tuple[dict[str, Any], ...] = (
+    {"conditioning": "embedding"},
+    {"conditioning": "layers"},
+    {"logit_rank": 7},
+)
 STORY = tiny.document("story", [3], [2, 3, 2])
 
 
@@ -31,11 +37,11 @@ def with_word(document: EncodedDocument, place: int) -> EncodedDocument:
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-@pytest.mark.parametrize("conditioning", ["layers", "embedding"])
+@pytest.mark.parametrize("conditioning", CONDITIONING)
 @pytest.mark.parametrize("context", tiny.DOCUMENT)
-def test_a_word_changes_only_what_may_see_it(decoder: str, conditioning: str, context: str) -> None:
+def test_a_word_changes_only_what_may_see_it(decoder: str, conditioning: dict[str, Any], context: str) -> None:
     """Later tokens of its sentence and of later sentences of its context unit; nothing before it."""
-    vae = tiny.model(decoder=decoder, context=context, conditioning=conditioning)
+    vae = tiny.model(decoder=decoder, context=context, **conditioning)
     batch = tiny.batch_of(vae, [STORY])
     before = token_log_prob(vae, STORY)
     unit = batch.ancestor(2, tiny.DOCUMENT.index(context))[batch.token_sentence]
@@ -127,10 +133,10 @@ def _ends(output: VAEOutput, rows: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("context", ["sentence", "document"])
-@pytest.mark.parametrize("conditioning", ["layers", "embedding"])
-def test_a_fresh_model_is_the_plain_language_model(decoder: str, context: str, conditioning: str) -> None:
+@pytest.mark.parametrize("conditioning", CONDITIONING)
+def test_a_fresh_model_is_the_plain_language_model(decoder: str, context: str, conditioning: dict[str, Any]) -> None:
     torch.manual_seed(0)
-    vae = DocumentVAE(tiny.config(decoder=decoder, context=context, conditioning=conditioning)).eval()
+    vae = DocumentVAE(tiny.config(decoder=decoder, context=context, **conditioning)).eval()
     plain = DocumentVAE(tiny.config((), decoder=decoder, context=context)).eval()
     plain.decoder.backbone.load_state_dict(vae.decoder.backbone.state_dict())
     assert torch.equal(token_log_prob(vae, STORY), token_log_prob(plain, STORY))
@@ -149,10 +155,10 @@ def test_a_plain_model_scores_as_the_backbone_alone(decoder: str) -> None:
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-@pytest.mark.parametrize("conditioning", ["layers", "embedding"])
-def test_steps_score_as_the_parallel_pass(decoder: str, conditioning: str) -> None:
+@pytest.mark.parametrize("conditioning", CONDITIONING)
+def test_steps_score_as_the_parallel_pass(decoder: str, conditioning: dict[str, Any]) -> None:
     """Sampling reads the distribution that scoring reports: words and events, with latents, in context."""
-    vae = tiny.model(("document",), decoder=decoder, context="document", conditioning=conditioning)
+    vae = tiny.model(("document",), decoder=decoder, context="document", **conditioning)
     batch = tiny.batch_of(vae, [STORY])
     z = {"document": torch.randn(1, 6, generator=torch.Generator().manual_seed(0))}
     with torch.no_grad():
@@ -206,3 +212,62 @@ def test_context_dropout_hides_earlier_sentences_whole() -> None:
 def test_dropout_is_the_same_in_any_company(options: dict[str, float]) -> None:
     together = dropped([*tiny.documents(), STORY], **options)
     torch.testing.assert_close(together[-STORY.num_tokens :], dropped([STORY], **options), atol=1e-5, rtol=1e-5)
+
+
+def bag(vae: DocumentVAE, members: Sequence[EncodedDocument], levels: Sequence[str] = tiny.DOCUMENT) -> Tensor:
+    """Token log-probabilities [N] of the bag of words, given random latents of `levels`."""
+    batch = tiny.batch_of(vae, members)
+    passed = vae(batch, tiny.NOISE, dict.fromkeys(vae.level_names, "prior")).hierarchy
+    return vae.score_bag({name: passed.z[name] for name in levels}, batch).token_log_prob
+
+
+@torch.no_grad()
+def test_a_bag_of_words_without_what_latents_add_is_the_unigram() -> None:
+    torch.manual_seed(0)
+    vae = DocumentVAE(tiny.config(logit_rank=7)).eval()
+    counts = torch.arange(tiny.VOCABULARY - 1)
+    vae.decoder.set_unigram(counts)
+    batch = tiny.batch_of(vae, [STORY])
+    smoothed = torch.cat([counts + 1, torch.ones(1)])
+    expected = (smoothed / smoothed.sum()).log()[batch.tokens]
+    torch.testing.assert_close(bag(vae, [STORY]), expected)
+
+
+@torch.no_grad()
+def test_a_bag_of_words_knows_its_sentences_latents_and_no_order() -> None:
+    vae = tiny.model(logit_rank=7)
+    vae.decoder.set_unigram(torch.zeros(tiny.VOCABULARY))
+    words, cuts = np.asarray(STORY.decoder_ids), np.cumsum(STORY.decoder_lengths)[:-1]
+    turned = replace(STORY, decoder_ids=np.concatenate([part[::-1] for part in np.split(words, cuts)]).tolist())
+    sentence = tiny.batch_of(vae, [STORY]).token_sentence
+    sums = [torch.zeros(7).index_add(0, sentence, bag(vae, [story])) for story in (STORY, turned)]
+    torch.testing.assert_close(*sums)
+    assert sums[0].unique().numel() == 7
+    same_word = tiny.encoded("same", [[2], [2, 1]], [[5, 5], [5], [5]])
+    both, own, par, doc = (bag(vae, [same_word], levels).tolist() for levels in
+                           (tiny.DOCUMENT, ["sentence"], ["paragraph"], ["document"]))  # fmt: skip
+    assert both[0] == both[1] != both[3], "one prediction for all of a sentence"
+    assert own[0] != own[3] != own[5]
+    assert par[0] == par[3] != par[5], "sentences of a paragraph share what it adds"
+    assert doc[0] == doc[3] == doc[5]
+
+
+@torch.no_grad()
+def test_topic_logits_multiply_the_decoders_prediction() -> None:
+    """p(word) in proportion to p_decoder(word) times exp(topic logits)."""
+    vae = tiny.model(("document",), logit_rank=7)
+    z = {"document": torch.randn(1, 6, generator=torch.Generator().manual_seed(0))}
+    vectors = vae.decoder.conditioner(z)
+    ids = torch.tensor([[tiny.START, 5, 9]])
+    with_topics, _ = vae.decoder.step(ids, vectors, DynamicCache(config=vae.decoder.backbone.config))
+    topics = vae.decoder.topic_logits(vectors)
+    vae.decoder.vocabulary.weight.zero_()
+    without, _ = vae.decoder.step(ids, vectors, DynamicCache(config=vae.decoder.backbone.config))
+    expected = without.softmax(-1) * topics.exp()
+    assert topics.abs().max() > 0.1
+    torch.testing.assert_close(with_topics.softmax(-1), expected / expected.sum())
+
+
+def test_a_bag_of_words_needs_a_path_to_the_logits() -> None:
+    with pytest.raises(ValueError, match="logit_rank"):
+        bag(tiny.model(), [STORY])

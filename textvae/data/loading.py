@@ -7,7 +7,7 @@ share it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,7 +77,7 @@ def fill(order: np.ndarray, token_counts: np.ndarray, budget: int) -> Iterator[n
 
 
 def share(documents: np.ndarray, token_counts: np.ndarray, num_processes: int) -> list[np.ndarray]:
-    """Split a global batch between processes so that their token counts are close."""
+    """Split documents (or groups of them) between processes so that their token counts are close."""
     members: list[list[int]] = [[] for _ in range(num_processes)]
     loads = [0] * num_processes
     for document in sorted(documents.tolist(), key=lambda d: (-token_counts[d], d)):
@@ -127,9 +127,16 @@ def training_loader(steps: TrainingSteps, first: int, num_workers: int) -> DataL
     )
 
 
-def evaluation_batches(read: Callable[[int], EncodedDocument], documents: Sequence[int], token_counts: np.ndarray,
-                       layout: BatchLayout, batch_tokens: int) -> Iterator[DocumentBatch]:  # fmt: skip
-    """`documents` (numbers) in batches of similar length, shortest first."""
-    order = np.asarray(sorted(documents, key=lambda d: (token_counts[d], d)), dtype=np.int64)
-    for part in fill(order, token_counts, batch_tokens):
-        yield collate([read(int(d)) for d in part], layout)
+def evaluation_groups(token_counts: np.ndarray, batch_tokens: int, *, documents: np.ndarray | None = None,
+                      process: int = 0, num_processes: int = 1) -> Iterator[list[int]]:  # fmt: skip
+    """One process's `documents` (numbers; default: all) in groups of similar length, shortest first.
+
+    Documents share a batch with the same others whatever the number of processes; only who scores it changes.
+    A process may be left without any.
+    """
+    chosen = np.arange(len(token_counts)) if documents is None else documents
+    order = chosen[np.argsort(token_counts[chosen], kind="stable")]
+    groups = list(fill(order, token_counts, batch_tokens))
+    loads = np.asarray([token_counts[group].sum() for group in groups])
+    for number in sorted(share(np.arange(len(groups)), loads, num_processes)[process].tolist()):
+        yield groups[number].tolist()

@@ -180,6 +180,14 @@ class PreparedSplit:
         return self.dataset.data.column("num_tokens").to_numpy()
 
     @property
+    def word_counts(self) -> np.ndarray:
+        """[largest id + 1] how often every decoder token is to be predicted, sentence ends included."""
+        words = [chunk.flatten().to_numpy() for chunk in self.dataset.data.column("decoder_ids").chunks]
+        counts = np.bincount(np.concatenate(words), minlength=1 + int(self.processor.decoder_tokenizer.eos_token_id))
+        counts[self.processor.decoder_tokenizer.eos_token_id] += self.token_counts.sum() - sum(map(len, words))
+        return counts
+
+    @property
     def has_features(self) -> bool:
         """Whether the frozen encoder's sentence features are cached."""
         return "features" in self.dataset.column_names

@@ -1,132 +1,171 @@
-"""Perplexity of whole documents: rates and structure included, sentence ends counted."""
+"""Perplexity of whole documents: rates and structure included, sentence ends counted.
+
+Amounts are nats, unless a name says bits.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
-import numpy as np
 import torch
 
+from textvae.data.batch import key_of
 from textvae.data.document import EncodedDocument
-from textvae.data.loading import fill
+from textvae.data.loading import evaluation_groups
 from textvae.data.opening import Documents
 from textvae.likelihood.document import ModelDocument
 from textvae.likelihood.estimators import iwae, smc
 from textvae.model.noise import KeyedNoise
-from textvae.objective import ElboTerms, elbo_terms
+from textvae.objective import elbo_terms
 from textvae.text_vae import HierarchicalTextVAE
 
+Estimator = Literal["elbo", "iwae", "smc"]
 
-@dataclass
-class PerplexityReport:
-    """Sums over documents, and the means that are reported. Nats, unless a name says bits.
+
+@dataclass(frozen=True)
+class DocumentScore:
+    """The likelihood of one document, and what it is made of.
 
     `distortion_*` and `rate` are always the one-sample ELBO's, whatever the estimator of the likelihood.
     """
 
-    estimator: str
-    samples: int
-    seed: int
-    documents: int = 0
-    tokens: int = 0
-    words: int = 0
-    bytes: int = 0
-    nll: float = 0.0
-    distortion_tokens: float = 0.0
-    distortion_structure: float = 0.0
-    rate: dict[str, float] = field(default_factory=dict)
-    curve: dict[int, float] = field(default_factory=dict)
-    """-log-likelihood with fewer samples, by their number."""
-    effective_samples: list[float] = field(default_factory=list)
-    """Smallest effective sample size in every document."""
-
-    def count(self, document: EncodedDocument) -> None:
-        self.documents += 1
-        self.tokens += document.num_tokens
-        self.words += document.num_words
-        self.bytes += document.num_bytes
-
-    def add_elbo_terms(self, terms: ElboTerms) -> None:
-        self.distortion_tokens += float(terms.distortion_tokens.double().sum())
-        self.distortion_structure += float(terms.distortion_structure.double().sum())
-        for name, rate in terms.rate.items():
-            self.rate[name] = self.rate.get(name, 0.0) + float(rate.double().sum())
-
-    def to_json(self) -> dict[str, object]:
-        """The keys of the file contract."""
-        documents = self.documents
-        return {
-            "documents": documents,
-            "tokens": self.tokens,
-            "words": self.words,
-            "bytes": self.bytes,
-            "estimator": self.estimator,
-            "samples": self.samples,
-            "seed": self.seed,
-            "nll_nats_per_document": self.nll / documents,
-            "perplexity_per_token": math.exp(self.nll / self.tokens),
-            "perplexity_per_word": math.exp(self.nll / self.words),
-            "bits_per_byte": self.nll / math.log(2) / self.bytes,
-            "distortion_tokens": self.distortion_tokens / documents,
-            "distortion_structure": self.distortion_structure / documents,
-            "rate": {name: rate / documents for name, rate in self.rate.items()},
-            "perplexity_per_token_by_samples": {k: math.exp(nll / self.tokens) for k, nll in self.curve.items()},
-            "min_effective_samples": self.effective_samples,
-        }
+    number: int
+    """Of the document, among those that are evaluated."""
+    tokens: int
+    words: int
+    bytes: int
+    nll: float
+    """Minus the estimate of log p(text, structure)."""
+    distortion_tokens: float
+    distortion_structure: float
+    rate: dict[str, float]
+    """By level."""
+    nll_by_samples: dict[int, float] = field(default_factory=dict)
+    """The same estimate with fewer samples, by their number."""
+    min_effective_samples: float | None = None
 
 
 @torch.no_grad()
-def elbo_perplexity(
-    model: HierarchicalTextVAE, documents: Documents, seed: int = 0, batch_tokens: int = 8192
-) -> PerplexityReport:
-    """One sample a document, analytic KL; exact for a plain language model."""
-    report = PerplexityReport("elbo", 1, seed)
-    noise = KeyedNoise(seed)
-    for members in document_groups(documents, batch_tokens):
-        batch = model.batch(members)
-        terms = elbo_terms(model(batch, noise), batch)
-        report.nll += float(terms.negative_elbo.double().sum())
-        report.add_elbo_terms(terms)
-        for document in members:
-            report.count(document)
-    return report
+def score_documents(
+    model: HierarchicalTextVAE,
+    documents: Documents,
+    estimator: Estimator,
+    samples: int,
+    seed: int = 0,
+    *,
+    batch_tokens: int = 8192,
+    process: int = 0,
+    num_processes: int = 1,
+) -> Iterator[DocumentScore]:
+    """Scores of this process's documents, shortest first, as they are computed.
 
-
-def sampled_perplexity(
-    model: HierarchicalTextVAE, documents: Documents, estimator: str, samples: int, seed: int = 0
-) -> Iterator[PerplexityReport]:
-    """The report after each document (`iwae` or `smc`), shortest first; the last one is the result.
-
-    Raises ValueError for a plain language model, whose likelihood is exact.
+    `elbo` takes one sample of every document, with analytic KL, and is exact for a plain language model; for
+    `iwae` and `smc`, `samples` are drawn. All randomness is keyed by the document's id: a score does not depend
+    on the other documents or on who computes it. Raises ValueError for a plain language model and an estimator
+    that would only blur its exact likelihood.
     """
-    if not model.level_names:
+    if estimator != "elbo" and not model.level_names:
         raise ValueError("a plain language model's likelihood is exact: use the estimator elbo")
-    report = PerplexityReport(estimator, samples, seed)
     noise = KeyedNoise(seed)
-    for number in np.argsort(documents.token_counts, kind="stable").tolist():
-        document = documents.read(number)
-        with torch.no_grad():
-            batch = model.batch([document])
-            report.add_elbo_terms(elbo_terms(model(batch, noise), batch))
-        particles = ModelDocument(model, document, seed)
-        if estimator == "smc":
-            # Documents must not share their resampling draws.
-            estimate = smc(particles, samples, seed * len(documents) + number, curve=True)
-        else:
-            per_chunk = max(1, model.layout.chunk_tokens // document.num_tokens)
-            estimate = iwae(particles, samples, per_chunk)
-        report.nll -= estimate.log_likelihood
-        for size, value in estimate.curve.items():
-            report.curve[size] = report.curve.get(size, 0.0) - value
-        report.effective_samples.append(estimate.min_effective_samples)
-        report.count(document)
-        yield report
+    # A document takes so long by sampling that processes share better one by one.
+    budget = batch_tokens if estimator == "elbo" else 1
+    for numbers in evaluation_groups(documents.token_counts, budget, process=process, num_processes=num_processes):
+        members = [documents.read(number) for number in numbers]
+        for score, document in zip(_elbo_scores(model, numbers, members, noise), members, strict=True):
+            yield score if estimator == "elbo" else _sampled(score, model, document, estimator, samples, seed)
 
 
-def document_groups(documents: Documents, batch_tokens: int) -> Iterator[Sequence[EncodedDocument]]:
-    """All documents in groups of at most `batch_tokens` predicted tokens, shortest first."""
-    order = np.argsort(documents.token_counts, kind="stable")
-    for part in fill(order, documents.token_counts, batch_tokens):
-        yield [documents.read(int(number)) for number in part]
+def _elbo_scores(
+    model: HierarchicalTextVAE, numbers: Sequence[int], members: Sequence[EncodedDocument], noise: KeyedNoise
+) -> Iterator[DocumentScore]:
+    batch = model.batch(members)
+    terms = elbo_terms(model(batch, noise), batch)
+    nll, tokens, structure = (
+        values.tolist() for values in (terms.negative_elbo, terms.distortion_tokens, terms.distortion_structure)
+    )
+    rate = {name: values.tolist() for name, values in terms.rate.items()}
+    for place, (number, document) in enumerate(zip(numbers, members, strict=True)):
+        yield DocumentScore(
+            number=number,
+            tokens=document.num_tokens,
+            words=document.num_words,
+            bytes=document.num_bytes,
+            nll=nll[place],
+            distortion_tokens=tokens[place],
+            distortion_structure=structure[place],
+            rate={name: values[place] for name, values in rate.items()},
+        )
+
+
+def _sampled(
+    score: DocumentScore, model: HierarchicalTextVAE, document: EncodedDocument, estimator: Estimator, samples: int,
+    seed: int,
+) -> DocumentScore:  # fmt: skip
+    """`score` with its likelihood estimated by `iwae` or `smc`."""
+    particles = ModelDocument(model, document, seed)
+    if estimator == "smc":
+        estimate = smc(particles, samples, key_of(f"{seed}/resampling/{document.id}"), curve=True)
+    else:
+        estimate = iwae(particles, samples, max(1, model.layout.chunk_tokens // document.num_tokens))
+    return replace(
+        score,
+        nll=-estimate.log_likelihood,
+        nll_by_samples={size: -value for size, value in estimate.curve.items()},
+        min_effective_samples=estimate.min_effective_samples,
+    )
+
+
+def perplexity_report(
+    scores: Sequence[DocumentScore], estimator: Estimator, samples: int, seed: int
+) -> dict[str, object]:
+    """What eval/perplexity.py writes, from the scores of all documents in any order."""
+    scores = sorted(scores, key=lambda score: score.number)
+    documents, tokens = len(scores), sum(score.tokens for score in scores)
+    totals = {size: math.fsum(s.nll_by_samples[size] for s in scores) for size in scores[0].nll_by_samples}
+    return {
+        **perplexities(
+            [score.nll for score in scores],
+            [score.tokens for score in scores],
+            [score.words for score in scores],
+            [score.bytes for score in scores],
+        ),
+        "estimator": estimator,
+        "samples": 1 if estimator == "elbo" else samples,
+        "seed": seed,
+        "distortion_tokens": math.fsum(score.distortion_tokens for score in scores) / documents,
+        "distortion_structure": math.fsum(score.distortion_structure for score in scores) / documents,
+        "rate": {name: math.fsum(score.rate[name] for score in scores) / documents for name in scores[0].rate},
+        "perplexity_per_token_by_samples": {size: perplexity(nll / tokens) for size, nll in totals.items()},
+        "min_effective_samples": [s.min_effective_samples for s in scores if s.min_effective_samples is not None],
+    }
+
+
+def perplexities(
+    nll: Sequence[float], tokens: Sequence[int], words: Sequence[int], bytes: Sequence[int]
+) -> dict[str, float]:
+    """Perplexity of a corpus per token and per word, and bits per byte, from sums over its documents.
+
+    nll: -log p of every document, rates and structure included; tokens, words, bytes: how many every document
+    has, sentence ends counted as tokens. The order of the documents changes no bit of the result.
+    """
+    total = math.fsum(nll)
+    counts = {"tokens": sum(tokens), "words": sum(words), "bytes": sum(bytes)}
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"a perplexity needs {name}: the {len(nll)} documents have {count}")
+    return {
+        "documents": len(nll),
+        **counts,
+        "nll_nats_per_document": total / len(nll),
+        "perplexity_per_token": perplexity(total / counts["tokens"]),
+        "perplexity_per_word": perplexity(total / counts["words"]),
+        "bits_per_byte": total / math.log(2) / counts["bytes"],
+    }
+
+
+def perplexity(nll: float) -> float:
+    """exp(nll), infinite where a float has no room for it."""
+    return math.exp(nll) if nll < 709 else math.inf

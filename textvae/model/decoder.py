@@ -56,8 +56,8 @@ class Conditioner(nn.Module):
         nn.init.zeros_(self.output.weight)
 
     def forward(self, z: Mapping[str, Tensor]) -> Tensor:
-        """z by level, each [S, Z_l] gathered at the sentences -> [num_sites, S, H]."""
-        total = torch.stack([project(z[name]) for name, project in self.inputs.items()]).sum(0)
+        """z by level, each [S, Z_l] gathered at the sentences; levels may be left out -> [num_sites, S, H]."""
+        total = torch.stack([self.inputs[name](values) for name, values in z.items()]).sum(0)
         vectors = self.output(torch.cat([total, F.gelu(total)], dim=-1))
         return vectors.unflatten(-1, (self.num_sites, -1)).transpose(0, 1)
 
@@ -66,8 +66,12 @@ class Decoder(nn.Module):
     """Scores text given the latents, and steps through it when sampling.
 
     Latents are added to the inputs of the decoder's blocks (and of its output layer), each time scaled by
-    the size of the state that they are added to.
+    the size of the state that they are added to. Beside the decoder they have a low-rank path of their own to
+    the logits: a product of the decoder's prediction and a topic model's (TopicRNN, Dieng et al. 2017).
     """
+
+    unigram: Tensor
+    """[V] log frequencies, where latents have their own path to the logits."""
 
     def __init__(self, backbone: PreTrainedModel, config: DecoderConfig, latent_sizes: Mapping[str, int],
                  num_events: int, layout: BatchLayout) -> None:  # fmt: skip
@@ -81,16 +85,24 @@ class Decoder(nn.Module):
         self.word_dropout = config.word_dropout
         self.context_dropout = config.context_dropout
         self.checkpointing = config.gradient_checkpointing
+        if config.attention is not None:
+            backbone.set_attn_implementation(config.attention)
         if not config.trainable:
             backbone.requires_grad_(False)
         hidden_size = cast(nn.Embedding, backbone.get_input_embeddings()).embedding_dim
         self.structure = nn.Linear(hidden_size, num_events) if num_events else None
         sites = _sites(backbone) if config.conditioning == "layers" else _sites(backbone)[:1]
-        self.conditioner = None
+        self.conditioner = self.vocabulary = None
         if latent_sizes:
-            self.conditioner = Conditioner(latent_sizes, config.conditioning_width, hidden_size, len(sites))
+            self.rank = min(config.logit_rank, hidden_size)
+            num_sites = len(sites) + (self.rank > 0)
+            self.conditioner = Conditioner(latent_sizes, config.conditioning_width, hidden_size, num_sites)
             for number, site in enumerate(sites):
                 site.register_forward_pre_hook(self._adder(number), with_kwargs=True)
+            if self.rank:
+                words = cast(nn.Linear, backbone.get_output_embeddings()).out_features
+                self.vocabulary = nn.Linear(self.rank, words, bias=False)
+                self.register_buffer("unigram", torch.zeros(self.vocabulary.out_features))
         self._at_positions: Tensor | None = None
 
     def forward(self, z: Mapping[str, Tensor], batch: DocumentBatch, events: Tensor,
@@ -129,13 +141,36 @@ class Decoder(nn.Module):
                 inputs["attention_mask"] = _mask_without(chunk, hidden.sentences)
         with self._conditioned(None if vectors is None else vectors[:, chunk.sentence]):
             output = self.backbone(**inputs, use_cache=False, output_hidden_states=self.structure is not None)
-        log_prob = -F.cross_entropy(
-            output.logits.flatten(0, 1).float(), tokens[chunk.token].flatten(), reduction="none"
-        )
+        logits = output.logits
+        if self.vocabulary is not None and vectors is not None:
+            logits = logits + self.topic_logits(vectors)[chunk.sentence]
+        log_prob = -F.cross_entropy(logits.flatten(0, 1).float(), tokens[chunk.token].flatten(), reduction="none")
         events = log_prob.new_zeros(*chunk.ids.shape, 0)
         if self.structure is not None:
             events = self.structure(output.hidden_states[-1]).float()
         return log_prob.view_as(chunk.ids), events
+
+    def score_bag(self, z: Mapping[str, Tensor], batch: DocumentBatch, events: Tensor) -> DecoderPass:
+        """Score the words of every sentence as a bag, without the backbone: unigram frequencies, moved by the
+        topic logits of the latents `z`, each [S, Z_l]; `z` may leave levels out. Says nothing of `events`."""
+        if self.conditioner is None or self.vocabulary is None:
+            raise ValueError("a bag of words is predicted through the latents' own path to the logits: the model "
+                             "needs levels, and model.decoder.logit_rank above 0")  # fmt: skip
+        logits = self.unigram + self.topic_logits(self.conditioner(z)).float()
+        log_prob = logits.log_softmax(-1)[batch.token_sentence, batch.tokens]
+        return DecoderPass(log_prob, StructureScores(torch.zeros_like(events), torch.zeros_like(events)))
+
+    def set_unigram(self, counts: Tensor) -> None:
+        """Take the words' frequencies from `counts` [V or fewer], one added to each."""
+        if self.vocabulary is not None:
+            counts = F.pad(counts.float(), (0, self.vocabulary.out_features - len(counts))) + 1
+            self.unigram.copy_((counts / counts.sum()).log())
+
+    def topic_logits(self, vectors: Tensor) -> Tensor:
+        """What latents alone add to the logits, [S, V], of the conditioner's vectors [num_sites, S, H]."""
+        if self.vocabulary is None:
+            raise AssertionError("model.decoder.logit_rank is 0")
+        return self.vocabulary(vectors[-1, :, : self.rank])
 
     def step(self, ids: Tensor, vectors: Tensor | None, cache: Cache) -> tuple[Tensor, Tensor]:
         """The next token's logits [R, V] and the event logits [R, E] after reading `ids` [R, C].
@@ -147,7 +182,10 @@ class Decoder(nn.Module):
             output = self.backbone(input_ids=ids, past_key_values=cache, output_hidden_states=True)
         last = output.hidden_states[-1][:, -1]
         events = last.new_zeros(len(ids), 0) if self.structure is None else self.structure(last)
-        return output.logits[:, -1].float(), events.float()
+        logits = output.logits[:, -1]
+        if self.vocabulary is not None and vectors is not None:
+            logits = logits + self.topic_logits(vectors)
+        return logits.float(), events.float()
 
     def _hide(self, batch: DocumentBatch, noise: KeyedNoise) -> Hidden:
         document = batch.levels[-1].document

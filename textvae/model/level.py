@@ -18,8 +18,9 @@ from textvae.data.batch import UnitLevel
 from textvae.model.gaussian import DiagonalGaussian, raw_log_variance
 from textvae.model.units import UnitTransformer
 
-LatentSource = Literal["posterior", "mean", "prior"] | Tensor
-"""Where a level's z comes from: a posterior sample, the posterior mean, a prior sample, or given [U, Z]."""
+LatentSource = Literal["posterior", "mean", "prior", "prior mean"] | Tensor
+"""Where a level's z comes from: a posterior sample, the posterior mean, a prior sample, the prior mean, or given
+[U, Z]. Both prior sources are ancestral: a unit's prior is given what was taken for the units before it."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,8 @@ class Level(nn.Module):
         posterior = None if features is None else self.infer(features, above)
         if isinstance(source, Tensor):
             z = source
-        elif source == "prior":
-            z = self.sample_prior(above, level, events, noise)
+        elif source in ("prior", "prior mean"):
+            z = self.sample_prior(above, level, events, noise if source == "prior" else torch.zeros_like(noise))
         elif posterior is None:
             raise ValueError(f"level '{self.name}': source '{source}' needs the text's features")
         else:

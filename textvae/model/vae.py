@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from textvae.config import ModelConfig, parse
+from textvae.config import Likelihood, ModelConfig, parse
 from textvae.data.batch import BatchLayout, DocumentBatch
 from textvae.model.decoder import Decoder, DecoderPass
 from textvae.model.encoder import BottomUp, SentenceEncoder
@@ -56,6 +56,8 @@ class VAEOutput:
 
     hierarchy: HierarchyPass
     text: DecoderPass
+    bag: DecoderPass | None = None
+    """The words predicted from the top latent alone; None unless asked for."""
 
 
 class DocumentVAE(PreTrainedModel):
@@ -128,11 +130,18 @@ class DocumentVAE(PreTrainedModel):
         return self.encoder(batch.encoder_chunks, len(batch.levels[-1]))
 
     def forward(
-        self, batch: DocumentBatch, noise: KeyedNoise, sources: Mapping[str, LatentSource] | None = None
-    ) -> VAEOutput:
-        """Infer, draw and score. `sources` says where each level's z comes from (default: its posterior)."""
+        self, batch: DocumentBatch, noise: KeyedNoise, sources: Mapping[str, LatentSource] | None = None,
+        likelihood: Likelihood = "decoder", with_bag: bool = False,
+    ) -> VAEOutput:  # fmt: skip
+        """Infer, draw and score. `sources` says where each level's z comes from (default: its posterior);
+        `with_bag` also predicts the words from the top latent alone."""
         passed = self.hierarchy(self.features(batch), batch, noise, sources)
-        return self.score(passed, batch, noise if self.training else None)
+        top = {name: passed.z[name] for name in self.level_names[:1]}
+        if likelihood == "bag_of_words":
+            output = VAEOutput(passed, self.score_bag(passed.z, batch))
+        else:
+            output = self.score(passed, batch, noise if self.training else None)
+        return replace(output, bag=self.score_bag(top, batch)) if with_bag else output
 
     def score(self, passed: HierarchyPass, batch: DocumentBatch, noise: KeyedNoise | None = None) -> VAEOutput:
         """Score the text of `batch` under latents that were already drawn; `noise` only when training."""
@@ -140,10 +149,19 @@ class DocumentVAE(PreTrainedModel):
 
     def score_text(self, z: Mapping[str, Tensor], batch: DocumentBatch, noise: KeyedNoise | None = None) -> DecoderPass:
         """p(text | z) for latents by level, each [U_l, Z_l]; `noise` only when training."""
+        return self.decoder(*self._at_sentences(z, batch), noise)
+
+    def score_bag(self, z: Mapping[str, Tensor], batch: DocumentBatch) -> DecoderPass:
+        """p(words | z) with the words of a sentence as a bag; `z` [U_l, Z_l] of all levels or only some."""
+        return self.decoder.score_bag(*self._at_sentences(z, batch))
+
+    def _at_sentences(
+        self, z: Mapping[str, Tensor], batch: DocumentBatch
+    ) -> tuple[dict[str, Tensor], DocumentBatch, Tensor]:
+        """`z` by level, each [S, Z_l], the batch, and the events that the decoder tells [S, E]."""
         lowest = len(batch.levels) - 1
-        gathered = {name: z[name][batch.ancestor(lowest, batch.level_number(name))] for name in self.level_names}
-        events = structure_events(batch, lowest, self.hierarchy.plan.decoder)
-        return self.decoder(gathered, batch, events, noise)
+        gathered = {name: values[batch.ancestor(lowest, batch.level_number(name))] for name, values in z.items()}
+        return gathered, batch, structure_events(batch, lowest, self.hierarchy.plan.decoder)
 
     def set_chunk_tokens(self, chunk_tokens: int) -> None:
         """Padded tokens that are decoded at a time: the memory budget of training and scoring."""

@@ -1,0 +1,105 @@
+"""Evaluation scripts: one result for any number of processes and any way of batching."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from comparing import assert_same_numbers
+from run_scripts import launch, run_script
+from tiny import DOCUMENT
+
+from textvae.checkpoint import load_run
+from textvae.data.opening import Documents
+from textvae.data.preparation import load_prepared
+from textvae.likelihood.perplexity import DocumentScore, Estimator, score_documents
+from textvae.text_vae import HierarchicalTextVAE
+
+MakeRun = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def run(make_run: MakeRun) -> str:
+    return make_run(*DOCUMENT, context="document")
+
+
+@pytest.fixture(scope="module")
+def model(run: str) -> HierarchicalTextVAE:
+    return load_run(run)
+
+
+@pytest.mark.slow
+def test_two_processes_report_what_one_does(run: str, prepared: Path, tmp_path: Path) -> None:
+    """Every estimator; also with an uneven last batch, and with fewer documents than processes."""
+    commands = {
+        "elbo": ["--estimator", "elbo", "--batch-tokens", "70"],
+        "iwae": ["--estimator", "iwae", "--samples", "3", "--limit", "5"],
+        "smc": ["--estimator", "smc", "--samples", "4", "--limit", "5"],
+        "one-elbo": ["--estimator", "elbo", "--limit", "1"],
+        "one-smc": ["--estimator", "smc", "--samples", "4", "--limit", "1"],
+    }
+
+    def complete(name: str, folder: Path) -> list[str]:
+        given = ["--model", run, "--data", str(prepared), "--split", "train", "--out", str(folder / f"{name}.json")]
+        return ["eval/perplexity.py", *given, *commands[name]]
+
+    printed = launch(2, *(complete(name, tmp_path / "two") for name in commands))
+    assert printed.count("perplexity") == len(commands), "only the main process prints"
+    for name in commands:
+        assert run_script(*complete(name, tmp_path / "one")) == 0
+        one, two = (json.loads((tmp_path / n / f"{name}.json").read_text(encoding="utf-8")) for n in ("one", "two"))
+        assert_same_numbers(one, two)
+
+
+def scores(
+    model: HierarchicalTextVAE, documents: Documents, estimator: Estimator, chunk_tokens: int = 8192, **options: Any
+) -> list[DocumentScore]:
+    """By the documents' numbers."""
+    before = model.layout.chunk_tokens
+    model.set_chunk_tokens(chunk_tokens)
+    found = list(score_documents(model, documents, estimator, 4, **options))
+    model.set_chunk_tokens(before)
+    return sorted(found, key=lambda score: score.number)
+
+
+@pytest.mark.parametrize("estimator", ["elbo", "iwae", "smc"])
+def test_no_number_depends_on_order_or_batching(
+    model: HierarchicalTextVAE, prepared: Path, estimator: Estimator
+) -> None:
+    """A document's score is its own: not that of its neighbours, its padding or the memory it is scored in."""
+    split = load_prepared(prepared, "train")
+    some = Documents(split.read, split.token_counts[:5])
+    expected = scores(model, some, estimator)
+    assert len({score.nll for score in expected}) == len(expected) == 5
+    order = np.random.default_rng(0).permutation(5)
+    shuffled = Documents(lambda number: split.read(int(order[number])), some.token_counts[order])
+    alone = Documents(lambda number: split.read(3), some.token_counts[3:4])
+    for number, score in enumerate(scores(model, shuffled, estimator)):
+        assert_same_numbers(asdict(expected[order[number]]) | {"number": number}, asdict(score))
+    assert_same_numbers(asdict(expected[3]) | {"number": 0}, asdict(scores(model, alone, estimator)[0]))
+    for chunk_tokens, batch_tokens in ((8192, 1), (64, 100)):
+        found = scores(model, some, estimator, chunk_tokens, batch_tokens=batch_tokens)
+        assert_same_numbers([asdict(score) for score in expected], [asdict(score) for score in found])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "LM", "--estimator", "iwae"], "use the estimator elbo"),
+        (["--model", "RUN", "--estimator", "smc", "--samples", "0"], "samples must be at least 1"),
+        (["--model", "RUN", "--split", "tset"], "tset"),
+    ],
+)
+def test_what_cannot_be_scored_is_said_in_a_line(
+    make_run: MakeRun, run: str, prepared: Path, tmp_path: Path, capfd: pytest.CaptureFixture,
+    arguments: list[str], message: str,
+) -> None:  # fmt: skip
+    given = [make_run() if word == "LM" else run if word == "RUN" else word for word in arguments]
+    out = tmp_path / "out.json"
+    assert run_script("eval/perplexity.py", "--data", str(prepared), "--out", str(out), *given) == 2
+    error = capfd.readouterr().err
+    assert message in error.splitlines()[-1]
+    assert not out.exists()

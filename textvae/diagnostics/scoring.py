@@ -1,0 +1,96 @@
+"""What a batch costs under one choice of latents, and how much more without one level's.
+
+Shapes: B documents, N predicted tokens. Amounts are nats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from textvae.data.batch import DocumentBatch
+from textvae.model.hierarchy import HierarchyPass
+from textvae.model.level import LatentSource
+from textvae.model.noise import KeyedNoise
+from textvae.model.vae import DocumentVAE
+
+
+@dataclass(frozen=True)
+class Scores:
+    passed: HierarchyPass
+    token_nll: Tensor
+    """[N]"""
+    distortion: Tensor
+    """[B] of tokens and structure, float64."""
+    rate: dict[str, Tensor]
+    """[B] by level, float64; empty when nothing was inferred."""
+
+    def cost(self, levels: tuple[str, ...]) -> Tensor:
+        """[B] distortion and the rates of `levels`."""
+        return self.distortion + sum(self.rate[name] for name in levels)
+
+
+class Scorer:
+    """Scores one batch under different latents, always with the same noise."""
+
+    def __init__(
+        self, model: DocumentVAE, batch: DocumentBatch, features: Mapping[str, Tensor] | None, noise: KeyedNoise
+    ) -> None:
+        """features: as of `DocumentVAE.features`; None when all latents are going to be given."""
+        self.model = model
+        self.batch = batch
+        self.features = features
+        self.noise = noise
+
+    @torch.no_grad()
+    def __call__(self, sources: Mapping[str, LatentSource]) -> Scores:
+        """`sources`: where each level's z comes from; a level not named draws from its posterior."""
+        batch = self.batch
+        passed = self.model.hierarchy(self.features, batch, self.noise, sources)
+        output = self.model.score(passed, batch)
+        sentences = batch.levels[-1].document
+        distortion = -self._by_document(output.text.token_log_prob, sentences[batch.token_sentence])
+        distortion = distortion - self._by_document(output.text.structure.log_prob, sentences)
+        rate = {}
+        for name, level in passed.levels.items():
+            document = batch.levels[batch.level_number(name)].document
+            distortion = distortion - self._by_document(level.structure.log_prob, document)
+            if level.posterior is not None:
+                rate[name] = self._by_document(level.rate.sum(-1), document)
+        return Scores(passed, -output.text.token_log_prob, distortion, rate)
+
+    def _by_document(self, values: Tensor, document: Tensor) -> Tensor:
+        return values.new_zeros(len(self.batch), dtype=torch.float64).index_add(0, document, values.double())
+
+
+@dataclass(frozen=True)
+class LevelEffects:
+    """What a batch pays for one level, and what it would pay without it; each [B] on the CPU."""
+
+    rate: Tensor
+    nll_when_zeroed: Tensor
+    """Increase of the distortion with the level at its prior mean, all other samples kept."""
+    saved: Tensor
+    """Increase of distortion and lower rates with the level drawn from its prior, lower levels inferred again."""
+    saved_over_prior_mean: Tensor
+    """The same with the level at its prior mean."""
+
+
+def level_effects(score: Scorer, reference: Scores, name: str) -> LevelEffects:
+    """`reference`: the batch with every level drawn from its posterior."""
+    names = tuple(reference.passed.levels)
+    below = names[names.index(name) + 1 :]
+    # The levels above draw the same samples again: the noise is keyed.
+    kept = {lower: reference.passed.z[lower] for lower in below}
+    without = score({name: "prior mean"})
+    zeroed = score({name: "prior mean", **kept}) if below else without
+    drawn = score({name: "prior"})
+    return LevelEffects(
+        reference.rate[name].cpu(),
+        (zeroed.distortion - reference.distortion).cpu(),
+        (drawn.cost(below) - reference.cost(below)).cpu(),
+        (without.cost(below) - reference.cost(below)).cpu(),
+    )
