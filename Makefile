@@ -10,16 +10,22 @@ export TOKENIZERS_PARALLELISM := true
 export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_PROGRESS_BARS := 1
 export PYTHONUNBUFFERED := 1
+# glibc gives freed tensors back to the system at every step and takes them again, page by page: kept, they save a
+# quarter of the time of training on a CPU.
+export MALLOC_MMAP_MAX_ := 0
+export MALLOC_TRIM_THRESHOLD_ := 17179869184
+export MALLOC_TOP_PAD_ := 67108864
 
 .PHONY: quickstart test lint clean
 
 quickstart: data/quickstart/textvae_data.json
-	rm -rf $(QUICK) runs/quickstart-lm $(LM)
+	rm -rf $(QUICK) runs/quickstart-topics runs/quickstart-lm $(LM)
 	@echo "== 2/6  plain language model: the decoder's start"
 	$(LAUNCH) train.py --config configs/quickstart-lm.yaml
 	@echo "== 3/6  the same language model trained on: the baseline"
 	$(LAUNCH) train.py --config configs/quickstart-lm-continued.yaml
-	@echo "== 4/6  three-level VAE from the same start, for the same number of tokens"
+	@echo "== 4/6  three-level VAE: first topics, then with the decoder from the same start, for the same number of tokens"
+	$(LAUNCH) train.py --config configs/quickstart-topics.yaml
 	$(LAUNCH) train.py --config configs/quickstart.yaml
 	@echo "== 5/6  evaluation on the test split"
 	@echo "plain language model, sentence context:"

@@ -54,7 +54,7 @@ class DecoderConfig:
     conditioning: Literal["embedding", "layers"] = "layers"
     """Where the latents are added: to every token embedding, or to the input of every block as well."""
     conditioning_width: PositiveInt = 512
-    logit_rank: Annotated[int, Field(ge=0)] = 0
+    logit_rank: Annotated[int, Field(ge=0)] = 128
     """Rank of the latents' own path to the logits, a topic model beside the decoder; 0 leaves it out."""
     word_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability of hiding an input token during training (Bowman et al. 2016)."""

@@ -16,9 +16,9 @@ from textvae.model.vae import DocumentVAE, VAEOutput
 
 DECODERS = ("gpt2", "llama")
 CONDITIONING: tuple[dict[str, Any], ...] = (
-    {"conditioning": "embedding"},
-    {"conditioning": "layers"},
-    {"logit_rank": 7},
+    {"conditioning": "embedding", "logit_rank": 0},
+    {"conditioning": "layers", "logit_rank": 0},
+    {"conditioning": "layers", "logit_rank": 7},
 )
 STORY = tiny.document("story", [3], [2, 3, 2])
 
@@ -270,4 +270,4 @@ def test_topic_logits_multiply_the_decoders_prediction() -> None:
 
 def test_a_bag_of_words_needs_a_path_to_the_logits() -> None:
     with pytest.raises(ValueError, match="logit_rank"):
-        bag(tiny.model(), [STORY])
+        bag(tiny.model(logit_rank=0), [STORY])
