@@ -1,0 +1,86 @@
+#!/bin/sh
+# The Wikipedia experiment: every arm continues one language model for the same tokens on the same schedule.
+#   sh experiments/wiki.sh SOURCE [SIZE] [SEEDS]
+# SOURCE: a folder (or any other source) with the splits train, validation and test. SIZE: small (a CPU, hours) or
+# full (a GPU). SEEDS: "1 2 3" for the language model, the three-level model and the flat document model; the other
+# arms run with the first. What exists in runs/ is kept, so a broken experiment goes on where it stopped.
+# LAUNCH starts training, e.g. LAUNCH="accelerate launch --num_processes 8".
+set -eu
+SOURCE=$1
+SIZE=${2:-small}
+SEEDS=${3:-1}
+LAUNCH=${LAUNCH:-accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no}
+export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=67108864
+DATA=data/wiki-$SIZE
+RUNS=runs/wiki-$SIZE
+case $SIZE in
+    small) PREPARE="--limit 1500 --vocabulary-size 4096"; WIDE=32; NARROW=16 ;;
+    full) PREPARE="--vocabulary-size 16384"; WIDE=64; NARROW=32 ;;
+    *) echo "SIZE is '$SIZE'; it must be small or full" >&2; exit 2 ;;
+esac
+
+# train CONFIG OUTPUT [section.key=value ...]: unless it is done
+train() {
+    config=$1; output=$2; shift 2
+    if [ -f "$output/done" ]; then return; fi
+    resume=false
+    if [ -f "$output/last/step.json" ]; then resume=true; else rm -rf "$output"; fi
+    $LAUNCH train.py --config "configs/$config.yaml" train.output="$output" train.resume=$resume "$@"
+    touch "$output/done"
+}
+
+# vae NAME SEED LEVELS [section.key=value ...]: topics first, then with the decoder
+vae() {
+    name=$1; seed=$2; levels=""; policies=""
+    for level in $3; do
+        case $level in
+            document) size=$WIDE; times="start: 0.5, end: 0.95" ;;
+            paragraph) size=$NARROW; times="start: 0.25, end: 0.7" ;;
+            sentence) size=$NARROW; times="start: 0.05, end: 0.4" ;;
+        esac
+        levels="$levels{name: $level, latent_size: $size}, "
+        policies="$policies$level: {anneal: linear, $times}, "
+    done
+    shift 3
+    train "wiki-$SIZE-topics" "$RUNS-topics-$name-$seed" "model.levels=[$levels]" "objective.levels={$policies}" \
+        train.seed="$seed" "$@"
+    train "wiki-$SIZE" "$RUNS-$name-$seed" "model.levels=[$levels]" train.start_from="$RUNS-topics-$name-$seed" \
+        train.seed="$seed" "$@"
+}
+
+# score RUN: ELBO of all documents, smc of 40, latents
+score() {
+    for split in validation test; do
+        if [ ! -f "$1/$split.json" ]; then
+            python eval/perplexity.py --model "$1" --data "$DATA" --split $split --out "$1/$split.json"
+        fi
+    done
+    if [ ! -f "$1/smc.json" ]; then
+        python eval/perplexity.py --model "$1" --data "$DATA" --limit 40 --estimator smc --samples 32 --out "$1/smc.json"
+    fi
+    case $1 in *-lm-*) return ;; esac
+    if [ ! -f "$1/latents.json" ]; then
+        python eval/latents.py --model "$1" --data "$DATA" --limit 200 --out "$1/latents.json"
+    fi
+}
+
+if [ ! -f "$DATA/textvae_data.json" ]; then
+    rm -rf "$DATA"
+    textvae prepare "$SOURCE" --out "$DATA" --max-document-sentences 32 --num-proc 2 --cache-features $PREPARE
+fi
+train "wiki-$SIZE-lm" "$RUNS-lm"
+ALL=""
+for seed in $SEEDS; do
+    train "wiki-$SIZE-lm-continued" "$RUNS-lm-sentence-$seed" train.seed="$seed"
+    vae three "$seed" "document paragraph sentence"
+    vae flat "$seed" "document"
+    ALL="$ALL $RUNS-lm-sentence-$seed $RUNS-three-$seed $RUNS-flat-$seed"
+done
+first=${SEEDS%% *}
+vae two "$first" "document sentence"
+vae sentence "$first" "sentence"
+train "wiki-$SIZE-lm-continued" "$RUNS-lm-document-$first" train.seed="$first" model.decoder.context=document
+vae three-document "$first" "document paragraph sentence" model.decoder.context=document
+ALL="$ALL $RUNS-two-$first $RUNS-sentence-$first $RUNS-lm-document-$first $RUNS-three-document-$first"
+for run in $ALL; do score "$run"; done
+for split in validation test smc; do python eval/compare.py $ALL --perplexity $split.json; done
