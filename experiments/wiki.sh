@@ -35,8 +35,8 @@ vae() {
     for level in $3; do
         case $level in
             document) size=$WIDE; times="start: 0.5, end: 0.95" ;;
-            paragraph) size=$NARROW; times="start: 0.25, end: 0.7" ;;
-            sentence) size=$NARROW; times="start: 0.05, end: 0.4" ;;
+            paragraph) size=$NARROW; times="start: 0.1, end: 0.5" ;;
+            sentence) size=$NARROW; times="start: 0.02, end: 0.3" ;;
         esac
         levels="$levels{name: $level, latent_size: $size}, "
         policies="$policies$level: {anneal: linear, $times}, "
