@@ -199,8 +199,9 @@ def test_two_processes_are_one(
     prepared: Path, settings: Settings, tmp_path: Path, batch_tokens: int, objective: dict[str, Any]
 ) -> None:
     """Also where a global batch has a document for one process only."""
-    config = configured(prepared, tmp_path / "one", settings(*LEVELS), batch_tokens=batch_tokens,
-                        micro_batch_tokens=150, steps=4, objective=objective)  # fmt: skip
+    model = settings(*LEVELS, logit_rank=8 if objective else 0)
+    config = configured(prepared, tmp_path / "one", model, batch_tokens=batch_tokens, micro_batch_tokens=150,
+                        steps=4, objective=objective)  # fmt: skip
     one = train(config)
     path = tmp_path / "config.yaml"
     two = replace(config, train=replace(config.train, output=str(tmp_path / "two")))

@@ -94,7 +94,7 @@ def config(
         levels=tuple(LevelConfig(name, sizes[name], **(level_options or {})) for name in levels),
         units=UnitConfig(width=16, layers=1, heads=2, window=window),
         encoder=EncoderConfig(trainable=encoder_trainable),
-        decoder=DecoderConfig(conditioning_width=16, **{"context": hierarchy[-1], **options}),
+        decoder=DecoderConfig(conditioning_width=16, **{"context": hierarchy[-1], "logit_rank": 0, **options}),
     )
     # Weights of ordinary size, so that what should matter does.
     scale = {"initializer_range": 0.3, "vocab_size": vocabulary, "bos_token_id": None, "eos_token_id": None}
