@@ -114,7 +114,6 @@ def test_three_processes_report_what_one_does(run: str, prepared: Path, tmp_path
     for name, case in cases.items():
         assert run_script(*command(run, prepared, tmp_path / f"{name}-1", *case)) == 0
         one, three = (json.loads((tmp_path / f"{name}-{n}").read_text(encoding="utf-8")) for n in (1, 3))
-        # Differences of sums of some 50 nats each, in fp32.
         # Increases are differences of fp32 sums of some hundred nats: their error is relative to those.
         assert_same_numbers(one, three, abs=1e-4)
 
