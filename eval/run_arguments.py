@@ -1,6 +1,7 @@
 """What the evaluation scripts share: their arguments, their processes, how they write their results."""
 
 import argparse
+import atexit
 import json
 import sys
 from collections.abc import Callable
@@ -31,7 +32,10 @@ def evaluation_process() -> PartialState:
     # Several processes without accelerators have to be told so. Keyed noise is made in float64, which Apple's MPS
     # does not have. Processes wait for the slowest at the end, which may take longer than the default's minutes.
     cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or device is None or device.type == "mps"
-    return PartialState(cpu=cpu, timeout=timedelta(days=7))
+    state = PartialState(cpu=cpu, timeout=timedelta(days=7))
+    # A process that exits with its group still open may be aborted by the group's threads, its work done.
+    atexit.register(state.destroy_process_group)
+    return state
 
 
 def write_json(path: str, result: dict[str, Any]) -> None:

@@ -48,15 +48,16 @@ vae() {
         train.seed="$seed" "$@"
 }
 
-# score RUN: ELBO of all documents, smc of 40, latents
+# score RUN: all documents by the ELBO, 40 by smc (a language model is exact), latents
 score() {
+    case $1 in *-lm-*) bound="elbo" ;; *) bound="smc --samples 32" ;; esac
     for split in validation test; do
         if [ ! -f "$1/$split.json" ]; then
             python eval/perplexity.py --model "$1" --data "$DATA" --split $split --out "$1/$split.json"
         fi
     done
     if [ ! -f "$1/smc.json" ]; then
-        python eval/perplexity.py --model "$1" --data "$DATA" --limit 40 --estimator smc --samples 32 --out "$1/smc.json"
+        python eval/perplexity.py --model "$1" --data "$DATA" --limit 40 --estimator $bound --out "$1/smc.json"
     fi
     case $1 in *-lm-*) return ;; esac
     if [ ! -f "$1/latents.json" ]; then

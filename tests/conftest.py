@@ -1,7 +1,7 @@
 """Shared fixtures: real tokenizers, trained in a second on the text below, and what is built from them."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +139,15 @@ def settings(encoder_backbone: str) -> Callable[..., ModelConfig]:
         )
 
     return make
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As in the processes that `run_scripts.launch` starts: the order of a float32 sum depends on the threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,8 @@ ELBO = {
     "documents": 1200, "tokens": 10000, "words": 5000, "bytes": 30000, "estimator": "elbo", "samples": 1, "seed": 0,
     "nll_nats_per_document": 50.0, "perplexity_per_token": 403.43, "perplexity_per_word": 162754.8,
     "bits_per_byte": 2.885, "distortion_tokens": 40.0, "distortion_structure": 1.0, "rate": {"sentence": 9.0},
-    "perplexity_per_token_by_samples": {}, "min_effective_samples": [],
+    "perplexity_per_token_by_samples": {}, "gain_over_elbo_by_samples": {}, "min_effective_samples": [],
+    "nll_by_document": [49.0, 51.0],
 }  # fmt: skip
 IWAE = ELBO | {"estimator": "iwae", "samples": 4, "perplexity_per_token": 390.5,
                "perplexity_per_token_by_samples": {"4": 390.5, "2": 395.0, "1": 403.0}}  # fmt: skip

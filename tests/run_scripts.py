@@ -11,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -27,6 +29,13 @@ def run_script(script: str, *arguments: str) -> int:
         sys.argv = before
         sys.path.remove(str(path.parent))
     return 0
+
+
+def refusal(capture: pytest.CaptureFixture[str], out: Path, script: str, *arguments: str) -> str:
+    """The line with which a script refuses its input: its last, and nothing is written to `out`."""
+    assert run_script(script, "--out", str(out), *arguments) == 2
+    assert not out.exists()
+    return capture.readouterr().err.splitlines()[-1]
 
 
 def launch(num_processes: int, *commands: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from comparing import assert_same_numbers
-from run_scripts import launch, run_script
+from run_scripts import launch, refusal, run_script
 from tiny import DOCUMENT
 
 from textvae.checkpoint import load_run
@@ -32,6 +32,7 @@ def model(run: str) -> HierarchicalTextVAE:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
 def test_two_processes_report_what_one_does(run: str, prepared: Path, tmp_path: Path) -> None:
     """Every estimator; also with an uneven last batch, and with fewer documents than processes."""
     commands = {
@@ -98,8 +99,4 @@ def test_what_cannot_be_scored_is_said_in_a_line(
     arguments: list[str], message: str,
 ) -> None:  # fmt: skip
     given = [make_run() if word == "LM" else run if word == "RUN" else word for word in arguments]
-    out = tmp_path / "out.json"
-    assert run_script("eval/perplexity.py", "--data", str(prepared), "--out", str(out), *given) == 2
-    error = capfd.readouterr().err
-    assert message in error.splitlines()[-1]
-    assert not out.exists()
+    assert message in refusal(capfd, tmp_path / "out.json", "eval/perplexity.py", "--data", str(prepared), *given)

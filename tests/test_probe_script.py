@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_scripts import run_script
+from run_scripts import refusal, run_script
 from tiny import DOCUMENT
 
 TOPICS = {
@@ -95,6 +95,5 @@ def test_what_cannot_be_probed_is_said_in_a_line(
     records: list[dict[str, Any]], arguments: list[str], message: str,
 ) -> None:  # fmt: skip
     given = [make_run() if word == "LM" else word for word in arguments]
-    assert probe(run, corpus(records), tmp_path / "probe.json", *given) == 2
-    assert message in capfd.readouterr().err.splitlines()[-1]
-    assert not (tmp_path / "probe.json").exists()
+    data = ["--model", run, "--data", corpus(records)]
+    assert message in refusal(capfd, tmp_path / "probe.json", "eval/probe.py", *data, *given)

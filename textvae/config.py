@@ -142,6 +142,10 @@ class ObjectiveConfig:
     bag_of_words: Annotated[float, Field(ge=0)] = 0.0
     """Weight of predicting all words from the top latent alone, beside the decoder (Zhao et al. 2017)."""
 
+    @property
+    def uses_bag(self) -> bool:
+        return self.likelihood == "bag_of_words" or self.bag_of_words > 0
+
     def policy(self, level: str) -> RatePolicy:
         return self.levels.get(level, self.default)
 
@@ -187,7 +191,7 @@ class Config:
         for name in self.objective.levels:
             if name not in names:
                 raise ValueError(f"objective.levels names '{name}', but the model's levels are {names}")
-        if not names and (self.objective.likelihood == "bag_of_words" or self.objective.bag_of_words):
+        if not names and self.objective.uses_bag:
             raise ValueError("objective: a bag of words is predicted from latents, but model.levels is empty")
 
 

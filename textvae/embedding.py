@@ -61,15 +61,22 @@ def embed_corpus(model: HierarchicalTextVAE, documents: Documents, out: str | Pa
 def _unit_rows(
     model: HierarchicalTextVAE, documents: Documents, batch_tokens: int
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    for part in fill(np.arange(len(documents)), documents.token_counts, batch_tokens):
-        members = [documents.read(int(number)) for number in part]
-        batch = model.batch(members)
+    for members, batch in _batches(model, documents, batch_tokens):
         for name, latents in model.latents(batch).items():
             texts = unit_texts(members, batch, batch.level_number(name))
             vectors = latents.mean.float().cpu().numpy()
             for document, text, vector in zip(latents.document.tolist(), texts, vectors, strict=True):
                 source = members[document]
                 yield name, {"document": source.id, "title": source.title, "text": text, "embedding": vector}
+
+
+def _batches(
+    model: HierarchicalTextVAE, documents: Documents, batch_tokens: int
+) -> Iterator[tuple[list[EncodedDocument], DocumentBatch]]:
+    """All documents in the order of the data."""
+    for part in fill(np.arange(len(documents)), documents.token_counts, batch_tokens):
+        members = [documents.read(int(number)) for number in part]
+        yield members, model.batch(members)
 
 
 def unit_texts(documents: list[EncodedDocument], batch: DocumentBatch, level: int) -> list[str]:
@@ -130,9 +137,7 @@ def document_features(
     """
     features: dict[str, list[np.ndarray]] = {name: [] for name in (*model.level_names, "encoder_mean")}
     labels: list[str] = []
-    for part in fill(np.arange(len(documents)), documents.token_counts, batch_tokens):
-        members = [documents.read(int(number)) for number in part]
-        batch = model.batch(members)
+    for members, batch in _batches(model, documents, batch_tokens):
         for name, latents in model.latents(batch).items():
             features[name].append(segment_mean(latents.mean, latents.document, len(members)).cpu().numpy())
         sentences = segment_mean(model.sentence_features(batch), batch.levels[-1].document, len(members))

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from textvae.config import ObjectiveConfig, RatePolicy
@@ -48,25 +49,31 @@ class ElboTerms:
         return self.distortion_tokens + self.distortion_structure + sum(self.rate.values())
 
 
-def elbo_terms(output: VAEOutput, batch: DocumentBatch) -> ElboTerms:
-    """Sum what the model returned over each document of the batch."""
+def distortions(output: VAEOutput, batch: DocumentBatch, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+    """-log p(text | z) and -log p(structure | z), each [B], summed in `dtype` (default: that of the scores)."""
 
-    def by_document(values: Tensor, document: Tensor) -> Tensor:
-        return values.new_zeros(len(batch)).index_add(0, document, values)
+    def negative(log_prob: Tensor, document: Tensor) -> Tensor:
+        return -batch.by_document(log_prob.to(dtype), document)
 
     sentences = batch.levels[-1].document
-    structure = by_document(output.text.structure.log_prob, sentences)
+    structure = negative(output.text.structure.log_prob, sentences)
+    for name, level in output.hierarchy.levels.items():
+        structure = structure + negative(level.structure.log_prob, batch.levels[batch.level_number(name)].document)
+    return negative(output.text.token_log_prob, sentences[batch.token_sentence]), structure
+
+
+def elbo_terms(output: VAEOutput, batch: DocumentBatch) -> ElboTerms:
+    """Sum what the model returned over each document of the batch."""
+    tokens, structure = distortions(output, batch)
     rate, by_dimension = {}, {}
     for name, level in output.hierarchy.levels.items():
-        document = batch.levels[batch.level_number(name)].document
-        structure = structure + by_document(level.structure.log_prob, document)
         rates = level.rate
-        rate[name] = by_document(rates.sum(-1), document)
+        rate[name] = batch.by_document(rates.sum(-1), batch.levels[batch.level_number(name)].document)
         by_dimension[name] = rates.sum(0)
-    of_token = sentences[batch.token_sentence]
-    tokens = by_document(output.text.token_log_prob, of_token)
-    bag = None if output.bag is None else -by_document(output.bag.token_log_prob, of_token)
-    return ElboTerms(-tokens, -structure, rate, by_dimension, bag)
+    bag = None
+    if output.bag is not None:
+        bag = -batch.by_document(output.bag.token_log_prob, batch.levels[-1].document[batch.token_sentence])
+    return ElboTerms(tokens, structure, rate, by_dimension, bag)
 
 
 class RateRegulariser:

@@ -28,7 +28,8 @@ class Gradients:
     norm: Tensor
     """Before clipping, over all parameters."""
     ratio: Mapping[str, Tensor]
-    """Norm of the clipped gradient over norm of the parameters, by level and other part of the model."""
+    """Norm of the clipped gradient over norm of the parameters, by level and other part of the model; empty where
+    it was not measured."""
 
 
 class Progress:
@@ -52,6 +53,10 @@ class Progress:
         )
         self._since = (time.monotonic(), self.tokens_seen)
 
+    def is_due(self, step: int) -> bool:
+        """Whether this optimiser step, counted from 1, is logged."""
+        return step % self.settings.log_every == 0 or step == self.settings.steps
+
     def log(self, step: int, sums: Sums, weights: Mapping[str, Any], gradients: Gradients, learning_rate: float,
             collapsed: Mapping[str, float]) -> None:  # fmt: skip
         """Tell of one optimiser step; `collapsed`: levels whose rate has vanished, warned of once each."""
@@ -67,7 +72,7 @@ class Progress:
             raise ValueError(
                 f"the loss is not finite at step {step}; lower train.learning_rate, or set train.mixed_precision=no"
             )
-        if step % self.settings.log_every and step != self.settings.steps:
+        if not self.is_due(step):
             return
         now = time.monotonic()
         speed = (self.tokens_seen - self._since[1]) / (now - self._since[0])

@@ -5,11 +5,11 @@ Shapes: L latent levels, Z_l latent size.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
@@ -19,7 +19,7 @@ from torch.nn.utils import get_total_norm
 from textvae.building import build_model
 from textvae.checkpoint import RunFolder
 from textvae.config import Config, EncoderConfig, Likelihood, ObjectiveConfig, TrainConfig
-from textvae.data.loading import BatchPlan, StepBatches, TrainingSteps, evaluation_groups, training_loader
+from textvae.data.loading import BatchPlan, StepBatches, TrainingSteps, evaluation_groups, spread, training_loader
 from textvae.data.preparation import PreparedSplit, load_prepared
 from textvae.metrics import Sums, Totals
 from textvae.model.noise import KeyedNoise
@@ -56,9 +56,9 @@ def train(config: Config) -> Path:
     accelerator.wait_for_everyone()
 
     plain = build_model(config.model, training.processor)
-    if settings.start_from is not None:
+    if settings.start_from is not None and not settings.resume:
         start_from(plain, settings.start_from)
-    if config.objective.likelihood == "bag_of_words" or config.objective.bag_of_words:
+    if config.objective.uses_bag:
         plain.decoder.set_unigram(torch.from_numpy(training.word_counts))
     freeze_unused(plain, config.objective)
     plain.set_chunk_tokens(config.data.micro_batch_tokens)
@@ -83,7 +83,8 @@ def train(config: Config) -> Path:
     progress.begin(first, plain, len(training.token_counts))
     for step, part in enumerate(training_loader(data, first, config.data.num_workers), start=first):
         weights = objective.weights(step)
-        sums, gradients = optimise(model, part, step, objective, optimizer, accelerator, settings)
+        measured = progress.is_due(step + 1)
+        sums, gradients = optimise(model, part, step, objective, weights, optimizer, accelerator, settings, measured)
         scheduler.step()
         progress.log(step + 1, sums, weights, gradients, float(scheduler.get_last_lr()[-1]), objective.collapsed(step))
         is_last = step + 1 == settings.steps
@@ -99,13 +100,13 @@ def train(config: Config) -> Path:
 
 
 def optimise(
-    model: nn.Module, part: StepBatches, step: int, objective: Objective, optimizer: torch.optim.Optimizer,
-    accelerator: Accelerator, settings: TrainConfig,
+    model: nn.Module, part: StepBatches, step: int, objective: Objective, weights: Mapping[str, Tensor | float],
+    optimizer: torch.optim.Optimizer, accelerator: Accelerator, settings: TrainConfig, measured: bool,
 ) -> tuple[Sums, Gradients]:  # fmt: skip
-    """One optimiser step over the global batch; returns its raw sums and what was measured of its gradient."""
+    """One optimiser step over the global batch, with `weights` of the rates; returns its raw sums and, if
+    `measured`, how large the gradients of the model's parts were."""
     model.train()
     plain = accelerator.unwrap_model(model)
-    weights = objective.weights(step)
     weights = {n: w.to(plain.device) if isinstance(w, Tensor) else w for n, w in weights.items()}
     noise = KeyedNoise(settings.seed, step)
     totals = Totals(plain)
@@ -119,7 +120,7 @@ def optimise(
             accelerator.backward(objective.loss(terms, weights) * scale)
         totals.add(batch, terms, part.weight)
     norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_gradient_norm)
-    gradients = Gradients(norm, gradient_ratios(plain))
+    gradients = Gradients(norm, gradient_ratios(plain) if measured else {})
     optimizer.step()
     optimizer.zero_grad()
     sums = totals.reduce(accelerator)
@@ -136,8 +137,7 @@ def validate(
     every time."""
     model.eval()
     totals = Totals(model)
-    spread = np.linspace(0, len(split) - 1, min(limit, len(split))).round().astype(int)
-    mine = evaluation_groups(split.token_counts, batch_tokens, documents=spread,
+    mine = evaluation_groups(split.token_counts, batch_tokens, documents=spread(limit, len(split)),
                              process=accelerator.process_index, num_processes=accelerator.num_processes)  # fmt: skip
     for numbers in mine:
         batch = model.batch([split.read(number) for number in numbers])

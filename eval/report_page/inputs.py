@@ -76,6 +76,7 @@ class Perplexity:
     distortion_structure: float
     rate: dict[str, float]
     perplexity_per_token_by_samples: dict[int, float]
+    nll_by_document: list[float]
 
 
 @dataclass(frozen=True)

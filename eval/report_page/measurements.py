@@ -13,7 +13,7 @@ import torch
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from textvae.data.loading import evaluation_groups
+from textvae.data.loading import evaluation_groups, spread
 from textvae.data.opening import Documents, open_documents
 from textvae.data.preparation import METADATA_FILE
 from textvae.diagnostics import latent_diagnostics
@@ -77,7 +77,7 @@ class ReportDocuments:
 
     def spread(self, count: int) -> Documents:
         """At most `count` documents."""
-        chosen = np.linspace(0, len(self.all) - 1, min(max(1, count), len(self.all))).round().astype(int)
+        chosen = spread(max(1, count), len(self.all))
         return Documents(lambda number: self.all.read(int(chosen[number])), self.all.token_counts[chosen])
 
     @property

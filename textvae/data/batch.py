@@ -134,6 +134,16 @@ class DocumentBatch:
     def num_tokens(self) -> int:
         return len(self.tokens)
 
+    @property
+    def token_position(self) -> Tensor:
+        """[N] number of every predicted token in its sentence."""
+        first = self.sentence_end - torch.bincount(self.token_sentence) + 1
+        return torch.arange(self.num_tokens, device=first.device) - first[self.token_sentence]
+
+    def by_document(self, values: Tensor, document: Tensor) -> Tensor:
+        """[B] sums of `values` [U], whose documents are `document` [U], in their own precision."""
+        return values.new_zeros(len(self)).index_add(0, document, values)
+
     def level_number(self, name: str) -> int:
         return next(number for number, level in enumerate(self.levels) if level.name == name)
 

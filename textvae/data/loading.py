@@ -127,6 +127,11 @@ def training_loader(steps: TrainingSteps, first: int, num_workers: int) -> DataL
     )
 
 
+def spread(count: int, total: int) -> np.ndarray:
+    """At most `count` of the numbers 0 to `total` - 1, evenly spread, the first and the last among them."""
+    return np.linspace(0, total - 1, min(count, total)).round().astype(np.int64)
+
+
 def evaluation_groups(token_counts: np.ndarray, batch_tokens: int, *, documents: np.ndarray | None = None,
                       process: int = 0, num_processes: int = 1) -> Iterator[list[int]]:  # fmt: skip
     """One process's `documents` (numbers; default: all) in groups of similar length, shortest first.

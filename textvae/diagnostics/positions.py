@@ -41,13 +41,13 @@ class PositionSums:
     @classmethod
     def of(cls, token_nll: Tensor, batch: DocumentBatch) -> PositionSums:
         """token_nll: [N]"""
-        sentence = batch.token_sentence
-        start = batch.sentence_end - torch.bincount(sentence) + 1
-        within = torch.arange(batch.num_tokens, device=sentence.device) - start[sentence]
         lowest = len(batch.levels) - 1
         level = min(1, lowest)
         unit = batch.levels[level].index[batch.ancestor(lowest, level)]
-        return cls(_sums(token_nll, within, TOKEN_POSITIONS), _sums(token_nll, unit[sentence], UNIT_POSITIONS))
+        return cls(
+            _sums(token_nll, batch.token_position, TOKEN_POSITIONS),
+            _sums(token_nll, unit[batch.token_sentence], UNIT_POSITIONS),
+        )
 
     @classmethod
     def total(cls, parts: Sequence[PositionSums]) -> PositionSums:

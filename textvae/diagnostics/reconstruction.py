@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from textvae.data.loading import evaluation_groups
+from textvae.data.loading import evaluation_groups, spread
 from textvae.data.opening import Documents
 from textvae.planning import SamplingOptions
 from textvae.text_vae import HierarchicalTextVAE
@@ -33,9 +32,8 @@ def reconstruct(model: HierarchicalTextVAE, documents: Documents, num: int, *,
     Of several processes each takes a share, and all return the same.
     """
     process = process or PartialState()
-    spread = np.unique(np.linspace(0, len(documents) - 1, min(num, len(documents))).round().astype(np.int64))
     groups = evaluation_groups(
-        documents.token_counts, GROUP_TOKENS, documents=spread, process=process.process_index,
+        documents.token_counts, GROUP_TOKENS, documents=spread(num, len(documents)), process=process.process_index,
         num_processes=process.num_processes,
     )  # fmt: skip
     options = SamplingOptions(temperature=0.0, max_sentence_tokens=model.processor.max_sentence_tokens)

@@ -16,6 +16,7 @@ from textvae.model.hierarchy import HierarchyPass
 from textvae.model.level import LatentSource
 from textvae.model.noise import KeyedNoise
 from textvae.model.vae import DocumentVAE
+from textvae.objective import distortions
 
 
 @dataclass(frozen=True)
@@ -51,19 +52,13 @@ class Scorer:
         batch = self.batch
         passed = self.model.hierarchy(self.features, batch, self.noise, sources)
         output = self.model.score(passed, batch)
-        sentences = batch.levels[-1].document
-        distortion = -self._by_document(output.text.token_log_prob, sentences[batch.token_sentence])
-        distortion = distortion - self._by_document(output.text.structure.log_prob, sentences)
-        rate = {}
-        for name, level in passed.levels.items():
-            document = batch.levels[batch.level_number(name)].document
-            distortion = distortion - self._by_document(level.structure.log_prob, document)
-            if level.posterior is not None:
-                rate[name] = self._by_document(level.rate.sum(-1), document)
-        return Scores(passed, -output.text.token_log_prob, distortion, rate)
-
-    def _by_document(self, values: Tensor, document: Tensor) -> Tensor:
-        return values.new_zeros(len(self.batch), dtype=torch.float64).index_add(0, document, values.double())
+        tokens, structure = distortions(output, batch, torch.float64)
+        rate = {
+            name: batch.by_document(level.rate.sum(-1).double(), batch.levels[batch.level_number(name)].document)
+            for name, level in passed.levels.items()
+            if level.posterior is not None
+        }
+        return Scores(passed, -output.text.token_log_prob, tokens + structure, rate)
 
 
 @dataclass(frozen=True)

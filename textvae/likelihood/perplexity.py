@@ -43,6 +43,8 @@ class DocumentScore:
     distortion_structure: float
     rate: dict[str, float]
     """By level."""
+    negative_elbo: float
+    """Minus the one-sample ELBO with analytic rates; `nll` where that is the estimator."""
     nll_by_samples: dict[int, float] = field(default_factory=dict)
     """The same estimate with fewer samples, by their number."""
     min_effective_samples: float | None = None
@@ -97,6 +99,7 @@ def _elbo_scores(
             distortion_tokens=tokens[place],
             distortion_structure=structure[place],
             rate={name: values[place] for name, values in rate.items()},
+            negative_elbo=nll[place],
         )
 
 
@@ -124,7 +127,8 @@ def perplexity_report(
     """What eval/perplexity.py writes, from the scores of all documents in any order."""
     scores = sorted(scores, key=lambda score: score.number)
     documents, tokens = len(scores), sum(score.tokens for score in scores)
-    totals = {size: math.fsum(s.nll_by_samples[size] for s in scores) for size in scores[0].nll_by_samples}
+    by_samples = {size: [score.nll_by_samples[size] for score in scores] for size in scores[0].nll_by_samples}
+    elbo = [score.negative_elbo for score in scores]
     return {
         **perplexities(
             [score.nll for score in scores],
@@ -138,7 +142,11 @@ def perplexity_report(
         "distortion_tokens": math.fsum(score.distortion_tokens for score in scores) / documents,
         "distortion_structure": math.fsum(score.distortion_structure for score in scores) / documents,
         "rate": {name: math.fsum(score.rate[name] for score in scores) / documents for name in scores[0].rate},
-        "perplexity_per_token_by_samples": {size: perplexity(nll / tokens) for size, nll in totals.items()},
+        "perplexity_per_token_by_samples": {
+            size: perplexity(math.fsum(nll) / tokens) for size, nll in by_samples.items()
+        },
+        "gain_over_elbo_by_samples": {size: mean_difference(elbo, nll) for size, nll in by_samples.items()},
+        "nll_by_document": [score.nll for score in scores],
         "min_effective_samples": [s.min_effective_samples for s in scores if s.min_effective_samples is not None],
     }
 
@@ -164,6 +172,14 @@ def perplexities(
         "perplexity_per_word": perplexity(total / counts["words"]),
         "bits_per_byte": total / math.log(2) / counts["bytes"],
     }
+
+
+def mean_difference(first: Sequence[float], second: Sequence[float]) -> dict[str, float | None]:
+    """Mean of first - second over documents, and its standard error; None for a single document."""
+    differences = [a - b for a, b in zip(first, second, strict=True)]
+    count, mean = len(differences), math.fsum(differences) / len(differences)
+    spread = math.fsum((difference - mean) ** 2 for difference in differences)
+    return {"mean": mean, "standard_error": math.sqrt(spread / (count - 1) / count) if count > 1 else None}
 
 
 def perplexity(nll: float) -> float:

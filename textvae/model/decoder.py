@@ -92,10 +92,11 @@ class Decoder(nn.Module):
         hidden_size = cast(nn.Embedding, backbone.get_input_embeddings()).embedding_dim
         self.structure = nn.Linear(hidden_size, num_events) if num_events else None
         sites = _sites(backbone) if config.conditioning == "layers" else _sites(backbone)[:1]
+        self.num_hooked = len(sites)
         self.conditioner = self.vocabulary = None
         if latent_sizes:
             self.rank = min(config.logit_rank, hidden_size)
-            num_sites = len(sites) + (self.rank > 0)
+            num_sites = self.num_hooked + (self.rank > 0)
             self.conditioner = Conditioner(latent_sizes, config.conditioning_width, hidden_size, num_sites)
             for number, site in enumerate(sites):
                 site.register_forward_pre_hook(self._adder(number), with_kwargs=True)
@@ -139,11 +140,13 @@ class Decoder(nn.Module):
                 inputs["inputs_embeds"] = embedded.masked_fill(hidden.words[chunk.token][..., None], 0.0)
             if self.context_dropout:
                 inputs["attention_mask"] = _mask_without(chunk, hidden.sentences)
-        with self._conditioned(None if vectors is None else vectors[:, chunk.sentence]):
+        with self._conditioned(None if vectors is None else vectors[: self.num_hooked, chunk.sentence]):
             output = self.backbone(**inputs, use_cache=False, output_hidden_states=self.structure is not None)
         logits = output.logits
         if self.vocabulary is not None and vectors is not None:
-            logits = logits + self.topic_logits(vectors)[chunk.sentence]
+            # Of the chunk's own sentences: a row of logits for each, however long the document.
+            sentences, place = chunk.sentence.unique(return_inverse=True)
+            logits = logits + self.topic_logits(vectors[:, sentences])[place]
         log_prob = -F.cross_entropy(logits.flatten(0, 1).float(), tokens[chunk.token].flatten(), reduction="none")
         events = log_prob.new_zeros(*chunk.ids.shape, 0)
         if self.structure is not None:
@@ -191,8 +194,7 @@ class Decoder(nn.Module):
         document = batch.levels[-1].document
         number = batch.levels[-1].index
         key = batch.document_key[document]
-        within = torch.arange(batch.num_tokens, device=key.device)
-        within = within - (batch.sentence_end - torch.bincount(batch.token_sentence) + 1)[batch.token_sentence]
+        within = batch.token_position
         place = number[batch.token_sentence] * (1 << 20) + within
         words = noise.uniform(key[batch.token_sentence], "word dropout", place) < self.word_dropout
         # The start token carries no word: hiding it would only blur where the sentence begins.

@@ -149,19 +149,19 @@ class DocumentVAE(PreTrainedModel):
 
     def score_text(self, z: Mapping[str, Tensor], batch: DocumentBatch, noise: KeyedNoise | None = None) -> DecoderPass:
         """p(text | z) for latents by level, each [U_l, Z_l]; `noise` only when training."""
-        return self.decoder(*self._at_sentences(z, batch), noise)
+        gathered, events = self._at_sentences(z, batch)
+        return self.decoder(gathered, batch, events, noise)
 
     def score_bag(self, z: Mapping[str, Tensor], batch: DocumentBatch) -> DecoderPass:
         """p(words | z) with the words of a sentence as a bag; `z` [U_l, Z_l] of all levels or only some."""
-        return self.decoder.score_bag(*self._at_sentences(z, batch))
+        gathered, events = self._at_sentences(z, batch)
+        return self.decoder.score_bag(gathered, batch, events)
 
-    def _at_sentences(
-        self, z: Mapping[str, Tensor], batch: DocumentBatch
-    ) -> tuple[dict[str, Tensor], DocumentBatch, Tensor]:
-        """`z` by level, each [S, Z_l], the batch, and the events that the decoder tells [S, E]."""
+    def _at_sentences(self, z: Mapping[str, Tensor], batch: DocumentBatch) -> tuple[dict[str, Tensor], Tensor]:
+        """`z` by level, each [S, Z_l], and the events that the decoder tells [S, E]."""
         lowest = len(batch.levels) - 1
         gathered = {name: values[batch.ancestor(lowest, batch.level_number(name))] for name, values in z.items()}
-        return gathered, batch, structure_events(batch, lowest, self.hierarchy.plan.decoder)
+        return gathered, structure_events(batch, lowest, self.hierarchy.plan.decoder)
 
     def set_chunk_tokens(self, chunk_tokens: int) -> None:
         """Padded tokens that are decoded at a time: the memory budget of training and scoring."""
