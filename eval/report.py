@@ -19,7 +19,7 @@ from report_page.measurements import (
     measure_perplexities,
     themed_samples,
 )
-from report_page.page import Report, Sourced, render
+from report_page.page import Figures, Report, Sourced, render
 from run_arguments import exit_code
 
 from textvae.checkpoint import load_run
@@ -61,7 +61,10 @@ def main() -> None:
     )
     out = Path(arguments.out or run.path / "report.html")
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(render(report), encoding="utf-8")
+    figures = Figures.of(report)
+    out.write_text(render(report, figures), encoding="utf-8")
+    if arguments.figures:
+        figures.write(Path(arguments.figures))
     print(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")
 
 
@@ -80,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         "--perplexity", nargs="+", default=[], metavar="FILE.json", help="results of eval/perplexity.py"
     )
     parser.add_argument("--out", metavar="FILE.html", help="default: RUN/report.html")
+    parser.add_argument("--figures", metavar="FOLDER", help="where every figure is written as an SVG file as well")
     parser.add_argument("--seed", type=int, default=0, help="of noise and samples (default: %(default)s)")
     return parser
 

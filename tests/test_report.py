@@ -155,9 +155,13 @@ def test_given_results_are_shown_as_they_are(runs: dict[str, Path], hostile: Pat
     files = written(tmp_path, latents=LATENTS, elbo=ELBO, iwae=IWAE, fewer=FEWER)
     given = ["--latents", files["latents"], "--perplexity", files["elbo"], files["iwae"], files["fewer"]]
     out = tmp_path / "deeper" / "page.html"
-    arguments = [str(runs["one"]), "--data", str(hostile), "--limit", "3", *given, "--out", str(out)]
+    figures = tmp_path / "figures"
+    arguments = [str(runs["one"]), "--data", str(hostile), "--limit", "3", *given, "--out", str(out),
+                 "--figures", str(figures)]  # fmt: skip
     assert run_script("eval/report.py", *arguments) == 0
     page = read(out)
+    shown = {base64.b64decode(image["src"].partition(",")[2]) for image in page.images}
+    assert {file.read_bytes() for file in figures.glob("*.svg")} == shown
     level, elbo, iwae = (next(row for row in page.rows if row[0] == name) for name in ("sentence", "elbo", "iwae"))
     assert level[1:8] == ["2", "1", "678", "3.06", "6.12", "1.80", "6.52"]
     assert level[8:] == ["+14.22 ±1.81", "+5.00 ±0.50", "3.38", MISSING]

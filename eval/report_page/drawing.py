@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,7 +45,15 @@ class Picture:
     title: str
     alt: str
     """What a reader who does not see it should know."""
-    uri: str
+    svg: bytes
+
+    @property
+    def uri(self) -> str:
+        return "data:image/svg+xml;base64," + base64.b64encode(self.svg).decode("ascii")
+
+    @property
+    def file_name(self) -> str:
+        return "-".join(re.findall(r"\w+", self.title.lower())) + ".svg"
 
 
 def level_colours(hierarchy: Sequence[str]) -> dict[str, str]:
@@ -60,7 +69,7 @@ def draw_picture(title: str, alt: str, draw: Callable[[Axes], None], size: tuple
         draw(axes)
         file = io.BytesIO()
         figure.savefig(file, format="svg", metadata={"Date": None})
-    return Picture(title, alt, "data:image/svg+xml;base64," + base64.b64encode(file.getvalue()).decode("ascii"))
+    return Picture(title, alt, file.getvalue())
 
 
 def training_axis(axes: Axes) -> None:

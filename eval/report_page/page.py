@@ -69,7 +69,36 @@ class Report:
         return [r.values for r in self.perplexities if len(r.values["perplexity_per_token_by_samples"]) > 1]
 
 
-def render(report: Report) -> str:
+@dataclass(frozen=True)
+class Figures:
+    """Every figure of a page; None or empty where the run has nothing to draw."""
+
+    training: list[Picture]
+    spectrum: Picture | None
+    gains: list[Picture]
+    convergence: Picture | None
+    map: Picture | None
+
+    @classmethod
+    def of(cls, report: Report) -> Figures:
+        latents = {} if report.latents is None else report.latents.values
+        return cls(
+            training=training_pictures(report.run.records, report.colours),
+            spectrum=spectrum_picture(latents["levels"], report.colours) if latents else None,
+            gains=gain_pictures(latents["nll_gain"], report.colours) if "nll_gain" in latents else [],
+            convergence=convergence_picture(report.sampled) if report.sampled else None,
+            map=None if report.map is None else map_picture(report.map),
+        )
+
+    def write(self, folder: Path) -> None:
+        """Each as an SVG file named by its title."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for picture in (*self.training, self.spectrum, *self.gains, self.convergence, self.map):
+            if picture is not None:
+                (folder / picture.file_name).write_bytes(picture.svg)
+
+
+def render(report: Report, figures: Figures) -> str:
     """The whole HTML page."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -91,21 +120,11 @@ def render(report: Report) -> str:
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         headline=report.headline,
         latents=None if latents is None else latents.values,
-        training=training_pictures(report.run.records, report.colours),
-        spectrum=None if latents is None else spectrum_picture(latents.values["levels"], report.colours),
-        gains=_gains(report),
-        convergence=convergence_picture(report.sampled) if report.sampled else None,
+        figures=figures,
         is_one_corpus=len({result.values["tokens"] for result in report.perplexities}) == 1,
-        document_map=None if report.map is None else map_picture(report.map),
         sampling=SAMPLING,
         versions=[(name, report.run.versions.get(name, MISSING), here[name]) for name in here],
     )
-
-
-def _gains(report: Report) -> list[Picture]:
-    if report.latents is None or "nll_gain" not in report.latents.values:
-        return []
-    return gain_pictures(report.latents.values["nll_gain"], report.colours)
 
 
 def _number(value: float | None, digits: int = 2) -> str:
