@@ -15,9 +15,11 @@ from textvae.likelihood.sequential import SequentialDocument
 DEPTHS = [(hierarchy, levels) for hierarchy, levels in tiny.depths() if levels]
 
 
-def read(hierarchy: Sequence[str], levels: Sequence[str], context: int, number: int = 2) -> ModelDocument:
+def read(
+    hierarchy: Sequence[str], levels: Sequence[str], context: int, number: int = 2, **decoder: int
+) -> ModelDocument:
     """Document `number` under a random model whose sentences see the unit of level `context` before them."""
-    vae = tiny.model(levels, hierarchy, context=hierarchy[context], context_tokens=12)
+    vae = tiny.model(levels, hierarchy, context=hierarchy[context], context_tokens=12, **decoder)
     return ModelDocument(vae, tiny.documents(hierarchy)[number], seed=4)
 
 
@@ -28,6 +30,13 @@ def test_without_resampling_particles_weigh_what_joint_samples_weigh(
 ) -> None:
     """Prior stepped with a cache, text scored behind its own context, each structure event exactly once."""
     document = read(hierarchy, levels, context)
+    one = iwae(document, 6, samples_per_chunk=4).log_likelihood
+    assert smc(document, 6, threshold=0.0).log_likelihood == pytest.approx(one, rel=1e-5)
+
+
+@pytest.mark.parametrize(("context", "decoder"), [(0, {"logit_rank": 7}), (-1, {"logit_rank": 7, "prefix_length": 2})])
+def test_every_way_from_the_latents_to_the_text_is_weighed(context: int, decoder: dict[str, int]) -> None:
+    document = read(tiny.DOCUMENT, tiny.DOCUMENT, context, **decoder)
     one = iwae(document, 6, samples_per_chunk=4).log_likelihood
     assert smc(document, 6, threshold=0.0).log_likelihood == pytest.approx(one, rel=1e-5)
 

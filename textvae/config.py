@@ -51,8 +51,11 @@ class DecoderConfig:
     """Level whose unit bounds what a token may see: the lowest level means the sentence itself only."""
     context_tokens: PositiveInt = 256
     """A sentence with this many tokens of context behind it starts a new stretch without context."""
-    conditioning: Literal["embedding", "layers"] = "layers"
-    """Where the latents are added: to every token embedding, or to the input of every block as well."""
+    conditioning: Literal["none", "embedding", "layers"] = "layers"
+    """Where the latents are added: nowhere, to every token embedding, or to the input of every block as well."""
+    prefix_length: Annotated[int, Field(ge=0)] = 0
+    """Keys and values that the latents put before every sentence in every block (memory, Li et al. 2020); for
+    sentences that see only themselves."""
     conditioning_width: PositiveInt = 512
     logit_rank: Annotated[int, Field(ge=0)] = 128
     """Rank of the latents' own path to the logits, a topic model beside the decoder; 0 leaves it out."""
@@ -102,6 +105,10 @@ class ModelConfig:
         names = [level.name for level in self.levels]
         if len(set(names)) != len(names):
             raise ValueError(f"levels {names} contain a name twice")
+        decoder = self.decoder
+        if names and decoder.conditioning == "none" and not decoder.prefix_length and not decoder.logit_rank:
+            raise ValueError("the latents reach no text: decoder.conditioning is none, and decoder.prefix_length and "
+                             "decoder.logit_rank are 0")  # fmt: skip
         if self.units.width % self.units.heads:
             raise ValueError(f"units.width {self.units.width} is not a multiple of units.heads {self.units.heads}")
 

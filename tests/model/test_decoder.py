@@ -20,6 +20,11 @@ CONDITIONING: tuple[dict[str, Any], ...] = (
     {"conditioning": "layers", "logit_rank": 0},
     {"conditioning": "layers", "logit_rank": 7},
 )
+PREFIX: tuple[dict[str, Any], ...] = (
+    {"conditioning": "none", "prefix_length": 3, "logit_rank": 0},
+    {"conditioning": "layers", "prefix_length": 1, "logit_rank": 7},
+)
+IN_CONTEXT = [*product(CONDITIONING, tiny.DOCUMENT), *((each, "sentence") for each in PREFIX)]
 STORY = tiny.document("story", [3], [2, 3, 2])
 
 
@@ -37,8 +42,7 @@ def with_word(document: EncodedDocument, place: int) -> EncodedDocument:
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-@pytest.mark.parametrize("conditioning", CONDITIONING)
-@pytest.mark.parametrize("context", tiny.DOCUMENT)
+@pytest.mark.parametrize(("conditioning", "context"), IN_CONTEXT)
 def test_a_word_changes_only_what_may_see_it(decoder: str, conditioning: dict[str, Any], context: str) -> None:
     """Later tokens of its sentence and of later sentences of its context unit; nothing before it."""
     vae = tiny.model(decoder=decoder, context=context, **conditioning)
@@ -143,6 +147,25 @@ def test_a_fresh_model_is_the_plain_language_model(decoder: str, context: str, c
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("conditioning", PREFIX)
+def test_a_prefix_speaks_to_every_token(decoder: str, conditioning: dict[str, Any]) -> None:
+    vae = tiny.model(decoder=decoder, **conditioning)
+    batch = tiny.batch_of(vae, [STORY])
+    sizes = {level.name: level.latent_size for level in vae.config.model_config.levels}
+    z = {name: torch.zeros(len(batch.levels[batch.level_number(name)]), size) for name, size in sizes.items()}
+    moved = z | {"sentence": torch.eye(len(batch.levels[-1]), sizes["sentence"]) * 3}
+    changed = token_log_prob(vae, STORY, moved) != token_log_prob(vae, STORY, z)
+    assert torch.equal(changed, batch.token_sentence < sizes["sentence"]), (
+        "the sentences whose latents moved, from their first word"
+    )
+
+
+def test_a_prefix_stands_before_single_sentences() -> None:
+    with pytest.raises(ValueError, match=r"prefix_length.*'sentence', not 'document'"):
+        tiny.model(context="document", prefix_length=2)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
 def test_a_plain_model_scores_as_the_backbone_alone(decoder: str) -> None:
     vae = tiny.model((), decoder=decoder, context="document", context_tokens=1000)
     tokens = tiny.batch_of(vae, [STORY]).tokens
@@ -155,18 +178,20 @@ def test_a_plain_model_scores_as_the_backbone_alone(decoder: str) -> None:
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-@pytest.mark.parametrize("conditioning", CONDITIONING)
-def test_steps_score_as_the_parallel_pass(decoder: str, conditioning: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("conditioning", "context"), IN_CONTEXT)
+def test_steps_score_as_the_parallel_pass(decoder: str, conditioning: dict[str, Any], context: str) -> None:
     """Sampling reads the distribution that scoring reports: words and events, with latents, in context."""
-    vae = tiny.model(("document",), decoder=decoder, context="document", **conditioning)
+    vae = tiny.model(("document",), decoder=decoder, context=context, **conditioning)
     batch = tiny.batch_of(vae, [STORY])
     z = {"document": torch.randn(1, 6, generator=torch.Generator().manual_seed(0))}
     with torch.no_grad():
         output = vae(batch, tiny.NOISE, z)
         vectors = vae.decoder.conditioner(z)
-        cache = DynamicCache(config=vae.decoder.backbone.config)
-        log_prob, ends, before = [], [], tiny.START
-        for token in batch.tokens.tolist():
+        unit = batch.ancestor(2, tiny.DOCUMENT.index(context))[batch.token_sentence].tolist()
+        log_prob, ends, before, here = [], [], tiny.START, None
+        for token, mine in zip(batch.tokens.tolist(), unit, strict=True):
+            if mine != here:
+                cache, here = DynamicCache(config=vae.decoder.backbone.config), mine
             logits, events = vae.decoder.step(torch.tensor([[before]]), vectors, cache)
             log_prob.append(logits[0].log_softmax(-1)[token])
             before = tiny.START if token == tiny.END else token

@@ -5,6 +5,7 @@ Shapes: S sentences, N predicted tokens, R x C one padded chunk, H hidden size, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import Cache, PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedModel
 
 from textvae.config import DecoderConfig
 from textvae.data.batch import BatchLayout, DocumentBatch, TokenChunk
@@ -45,7 +46,8 @@ class Hidden:
 class Conditioner(nn.Module):
     """Latents -> one vector for every place where they enter the decoder.
 
-    The last projection starts at zero, so that the model starts as the plain language model exactly.
+    The last projection starts at zero, so that the model starts as the plain language model exactly; only a
+    prefix of zeros takes some attention away.
     """
 
     def __init__(self, latent_sizes: Mapping[str, int], width: int, hidden_size: int, num_sites: int) -> None:
@@ -62,12 +64,37 @@ class Conditioner(nn.Module):
         return vectors.unflatten(-1, (self.num_sites, -1)).transpose(0, 1)
 
 
+@dataclass(frozen=True)
+class Prefix:
+    """Keys and values that stand before the text of every row."""
+
+    shape: tuple[int, int, int, int]
+    """(blocks, key-value heads, length, head size)"""
+    num_sites: int
+    """Vectors of the hidden size that hold them."""
+
+    @classmethod
+    def of(cls, backbone: PreTrainedModel, length: int) -> Prefix:
+        config = backbone.config.get_text_config()
+        heads = config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // heads
+        shape = (config.num_hidden_layers, getattr(config, "num_key_value_heads", None) or heads, length, size)
+        return cls(shape, -(-2 * math.prod(shape) // config.hidden_size))
+
+    def fill(self, cache: Cache, vectors: Tensor) -> None:
+        """Put the prefix of R rows, vectors [num_sites, R, H], into the empty `cache`."""
+        numbers = vectors.transpose(0, 1).flatten(1)[:, : 2 * math.prod(self.shape)]
+        for block, pair in enumerate(numbers.unflatten(1, (self.shape[0], 2, *self.shape[1:])).unbind(1)):
+            cache.update(*pair.unbind(1), block)
+
+
 class Decoder(nn.Module):
     """Scores text given the latents, and steps through it when sampling.
 
     Latents are added to the inputs of the decoder's blocks (and of its output layer), each time scaled by
-    the size of the state that they are added to. Beside the decoder they have a low-rank path of their own to
-    the logits: a product of the decoder's prediction and a topic model's (TopicRNN, Dieng et al. 2017).
+    the size of the state that they are added to, or stand before the sentence as keys and values. Beside the
+    decoder they have a low-rank path of their own to the logits: a product of the decoder's prediction and a
+    topic model's (TopicRNN, Dieng et al. 2017).
     """
 
     unigram: Tensor
@@ -91,12 +118,15 @@ class Decoder(nn.Module):
             backbone.requires_grad_(False)
         hidden_size = cast(nn.Embedding, backbone.get_input_embeddings()).embedding_dim
         self.structure = nn.Linear(hidden_size, num_events) if num_events else None
-        sites = _sites(backbone) if config.conditioning == "layers" else _sites(backbone)[:1]
+        sites = _sites(backbone)[: {"none": 0, "embedding": 1, "layers": None}[config.conditioning]]
         self.num_hooked = len(sites)
-        self.conditioner = self.vocabulary = None
+        self.conditioner = self.vocabulary = self.prefix = None
         if latent_sizes:
             self.rank = min(config.logit_rank, hidden_size)
             num_sites = self.num_hooked + (self.rank > 0)
+            if config.prefix_length:
+                self.prefix = Prefix.of(backbone, config.prefix_length)
+                num_sites += self.prefix.num_sites
             self.conditioner = Conditioner(latent_sizes, config.conditioning_width, hidden_size, num_sites)
             for number, site in enumerate(sites):
                 site.register_forward_pre_hook(self._adder(number), with_kwargs=True)
@@ -140,6 +170,9 @@ class Decoder(nn.Module):
                 inputs["inputs_embeds"] = embedded.masked_fill(hidden.words[chunk.token][..., None], 0.0)
             if self.context_dropout:
                 inputs["attention_mask"] = _mask_without(chunk, hidden.sentences)
+        if self.prefix is not None and vectors is not None:
+            cache = DynamicCache(config=self.backbone.config)
+            inputs |= self._after_prefix(vectors[:, chunk.sentence[:, 0]], cache, chunk.ids)
         with self._conditioned(None if vectors is None else vectors[: self.num_hooked, chunk.sentence]):
             output = self.backbone(**inputs, use_cache=False, output_hidden_states=self.structure is not None)
         logits = output.logits
@@ -181,14 +214,28 @@ class Decoder(nn.Module):
         vectors: [num_sites, R, H] for the sentence being written; `cache` moves on.
         """
         at_positions = None if vectors is None else vectors[:, :, None].expand(-1, -1, ids.shape[1], -1)
+        inputs: dict[str, Any] = {"past_key_values": cache}
+        if self.prefix is not None and vectors is not None:
+            inputs = self._after_prefix(vectors, cache, ids)
         with self._conditioned(at_positions):
-            output = self.backbone(input_ids=ids, past_key_values=cache, output_hidden_states=True)
+            output = self.backbone(input_ids=ids, **inputs, output_hidden_states=True)
         last = output.hidden_states[-1][:, -1]
         events = last.new_zeros(len(ids), 0) if self.structure is None else self.structure(last)
         logits = output.logits[:, -1]
         if self.vocabulary is not None and vectors is not None:
             logits = logits + self.topic_logits(vectors)
         return logits.float(), events.float()
+
+    def _after_prefix(self, vectors: Tensor, cache: Cache, ids: Tensor) -> dict[str, Any]:
+        """What tells the backbone to read `ids` [R, C] behind the prefix in vectors [num_sites, R, H]; the words
+        keep the positions that they have without it."""
+        if self.prefix is None:
+            raise AssertionError("model.decoder.prefix_length is 0")
+        if cache.get_seq_length() == 0:
+            self.prefix.fill(cache, vectors[self.num_hooked : self.num_hooked + self.prefix.num_sites])
+        first = cache.get_seq_length() - self.prefix.shape[2]
+        positions = torch.arange(first, first + ids.shape[1], device=ids.device)
+        return {"past_key_values": cache, "position_ids": positions.expand(ids.shape[0], -1)}
 
     def _hide(self, batch: DocumentBatch, noise: KeyedNoise) -> Hidden:
         document = batch.levels[-1].document

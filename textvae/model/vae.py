@@ -175,6 +175,9 @@ def check_levels(hierarchy: Sequence[str], settings: ModelConfig) -> tuple[str, 
     for name in (*names, settings.decoder.context):
         if name not in hierarchy:
             raise ValueError(f"there is no level '{name}' in the data; its levels are {list(hierarchy)}, top first")
+    if settings.decoder.prefix_length and settings.decoder.context != hierarchy[-1]:
+        raise ValueError(f"model.decoder.prefix_length stands before single sentences: set model.decoder.context to "
+                         f"'{hierarchy[-1]}', not '{settings.decoder.context}'")  # fmt: skip
     if list(names) != sorted(names, key=list(hierarchy).index):
         raise ValueError(f"model.levels {list(names)} must stand in the data's order {list(hierarchy)}, top first")
     return names
