@@ -106,6 +106,16 @@ def test_rows_hold_what_may_be_seen(context: int, context_tokens: int, chunk_tok
     assert sorted(rows) == stretches(members, context, context_tokens)
 
 
+def test_copies_do_not_copy_rows_of_padding() -> None:
+    """Rows are rounded up for the sake of few shapes; of one short sentence, most are padding."""
+    batch = collate([tiny.document("short", [1], [1])], LAYOUT)
+    assert sum(len(chunk.ids) for chunk in batch.decoder_chunks) > 1
+    chunks = batch.copies(5, 0, LAYOUT.chunk_tokens).decoder_chunks
+    assert sum(len(chunk.ids) for chunk in chunks) == 5
+    predicted = torch.cat([chunk.token[chunk.token >= 0] for chunk in chunks])
+    assert predicted.tolist() == list(range(5 * batch.num_tokens))
+
+
 @pytest.mark.parametrize("lengths", [[1], [8, 1, 1], [3, 9, 2, 2, 7, 9, 1], [5] * 20], ids=str)
 def test_packed_rows_keep_documents_together_and_apart(lengths: list[int]) -> None:
     rows = pack(lengths)

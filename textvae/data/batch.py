@@ -236,17 +236,17 @@ def _copy_level(level: UnitLevel, num_parents: int, num_documents: int, count: i
 def _copy_chunk(
     chunk: TokenChunk, num_sentences: int, num_tokens: int, count: int, chunk_tokens: int
 ) -> Iterable[TokenChunk]:
-    rows, columns = chunk.ids.shape
-    copy = torch.arange(count, device=chunk.ids.device).repeat_interleave(rows)[:, None]
-    token = chunk.token.repeat(count, 1)
+    filled = chunk.token[:, 0] >= 0  # rows of padding, which save compiled shapes, would only be computed count times
+    ids, sentence, token = (part[filled].repeat(count, 1) for part in (chunk.ids, chunk.sentence, chunk.token))
+    copy = torch.arange(count, device=ids.device).repeat_interleave(int(filled.sum()))[:, None]
     parts = [
-        chunk.ids.repeat(count, 1),
-        chunk.sentence.repeat(count, 1) + copy * num_sentences,
+        ids,
+        sentence + copy * num_sentences,
         torch.where(token >= 0, token + copy * num_tokens, token),
     ]
-    size = max(1, chunk_tokens // columns)
-    for ids, sentence, number in zip(*(part.split(size) for part in parts), strict=True):
-        yield TokenChunk(ids, sentence, number)
+    size = max(1, chunk_tokens // ids.shape[1])
+    for part in zip(*(values.split(size) for values in parts), strict=True):
+        yield TokenChunk(*part)
 
 
 def round_up(value: int, multiple: int) -> int:
