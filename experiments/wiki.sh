@@ -14,7 +14,7 @@ export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=671
 DATA=data/wiki-$SIZE
 RUNS=runs/wiki-$SIZE
 case $SIZE in
-    small) PREPARE="--limit 1500 --vocabulary-size 4096"; WIDE=32; NARROW=16 ;;
+    small) PREPARE="--limit 1500 --vocabulary-size 4096"; WIDE=32; NARROW=8 ;;
     full) PREPARE="--vocabulary-size 16384"; WIDE=64; NARROW=32 ;;
     *) echo "SIZE is '$SIZE'; it must be small or full" >&2; exit 2 ;;
 esac
@@ -29,23 +29,27 @@ train() {
     touch "$output/done"
 }
 
-# vae NAME SEED LEVELS [section.key=value ...]: topics first, then with the decoder
+# vae NAME SEED LEVELS RATES [section.key=value ...]: topics first, then with the decoder. RATES: `kept` steers paragraphs
+# and sentences to a rate of their own, as wiki-$SIZE does; `free` leaves every level to beta = 1.
 vae() {
-    name=$1; seed=$2; levels=""; policies=""
+    name=$1; seed=$2; levels=""; ramps=""; policies=""
     for level in $3; do
+        target=""
         case $level in
             document) size=$WIDE; times="start: 0.5, end: 0.95" ;;
-            paragraph) size=$NARROW; times="start: 0.1, end: 0.5" ;;
-            sentence) size=$NARROW; times="start: 0.02, end: 0.3" ;;
+            paragraph) size=$NARROW; times="start: 0.1, end: 0.5"; target=", target_rate: 3.2" ;;
+            sentence) size=$NARROW; times="start: 0.02, end: 0.3"; target=", target_rate: 2.2" ;;
         esac
+        if [ "$4" = free ]; then target=""; fi
         levels="$levels{name: $level, latent_size: $size}, "
-        policies="$policies$level: {anneal: linear, $times}, "
+        ramps="$ramps$level: {anneal: linear, $times$target}, "
+        policies="$policies$level: {anneal: constant$target}, "
     done
-    shift 3
-    train "wiki-$SIZE-topics" "$RUNS-topics-$name-$seed" "model.levels=[$levels]" "objective.levels={$policies}" \
+    shift 4
+    train "wiki-$SIZE-topics" "$RUNS-topics-$name-$seed" "model.levels=[$levels]" "objective.levels={$ramps}" \
         train.seed="$seed" "$@"
-    train "wiki-$SIZE" "$RUNS-$name-$seed" "model.levels=[$levels]" train.start_from="$RUNS-topics-$name-$seed" \
-        train.seed="$seed" "$@"
+    train "wiki-$SIZE" "$RUNS-$name-$seed" "model.levels=[$levels]" "objective.levels={$policies}" \
+        train.start_from="$RUNS-topics-$name-$seed" train.seed="$seed" "$@"
 }
 
 # score RUN: all documents by the ELBO, 40 by smc (a language model is exact), latents
@@ -73,15 +77,16 @@ train "wiki-$SIZE-lm" "$RUNS-lm"
 ALL=""
 for seed in $SEEDS; do
     train "wiki-$SIZE-lm-continued" "$RUNS-lm-sentence-$seed" train.seed="$seed"
-    vae three "$seed" "document paragraph sentence"
-    vae flat "$seed" "document"
-    ALL="$ALL $RUNS-lm-sentence-$seed $RUNS-three-$seed $RUNS-flat-$seed"
+    vae three "$seed" "document paragraph sentence" kept
+    vae three-free "$seed" "document paragraph sentence" free
+    vae flat "$seed" "document" free
+    ALL="$ALL $RUNS-lm-sentence-$seed $RUNS-three-$seed $RUNS-three-free-$seed $RUNS-flat-$seed"
 done
 first=${SEEDS%% *}
-vae two "$first" "document sentence"
-vae sentence "$first" "sentence"
+vae two "$first" "document sentence" free
+vae sentence "$first" "sentence" free
 train "wiki-$SIZE-lm-continued" "$RUNS-lm-document-$first" train.seed="$first" model.decoder.context=document
-vae three-document "$first" "document paragraph sentence" model.decoder.context=document
+vae three-document "$first" "document paragraph sentence" kept model.decoder.context=document
 ALL="$ALL $RUNS-two-$first $RUNS-sentence-$first $RUNS-lm-document-$first $RUNS-three-document-$first"
 for run in $ALL; do score "$run"; done
 for split in validation test smc; do python eval/compare.py $ALL --perplexity $split.json; done
