@@ -4,8 +4,9 @@
     python data_prep/train_tokenizer.py data/ptb-jsonl --out data/ptb-words --kind words --size 10002 \\
         --hierarchy sentence
     textvae prepare data/ptb-jsonl --out data/ptb --hierarchy sentence --decoder data/ptb-words \\
-        --max-sentence-tokens 256
+        --max-sentence-tokens 256 --cache-features
 
+`experiments/ptb.sh` does all this, trains and scores.
 10,002: the closed vocabulary of the training split, 9,999 with its `<unk>`, and three special tokens. The
 encoder spells `<unk>` in three tokens, so a few sentences need more room than the usual 128.
 """
