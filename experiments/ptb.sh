@@ -4,20 +4,9 @@
 # FOLDER holds ptb.train.txt, ptb.valid.txt and ptb.test.txt. What exists in data/ and runs/ is kept, so a broken
 # experiment goes on where it stopped. LAUNCH starts training, e.g. LAUNCH="accelerate launch --num_processes 8".
 set -eu
+. "$(dirname "$0")/training.sh"
 SOURCE=$1
 SEEDS=${2:-1 2 3}
-LAUNCH=${LAUNCH:-accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no}
-export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=67108864
-
-# train CONFIG OUTPUT [section.key=value ...]: unless it is done
-train() {
-    config=$1; output=$2; shift 2
-    if [ -f "$output/done" ]; then return; fi
-    resume=false
-    if [ -f "$output/last/step.json" ]; then resume=true; else rm -rf "$output"; fi
-    $LAUNCH train.py --config "configs/$config.yaml" train.output="$output" train.resume=$resume "$@"
-    touch "$output/done"
-}
 
 # score RUN NAME [option ...]: the test split, unless it is done
 score() {

@@ -6,11 +6,10 @@
 # arms run with the first. What exists in runs/ is kept, so a broken experiment goes on where it stopped.
 # LAUNCH starts training, e.g. LAUNCH="accelerate launch --num_processes 8".
 set -eu
+. "$(dirname "$0")/training.sh"
 SOURCE=$1
 SIZE=${2:-small}
 SEEDS=${3:-1}
-LAUNCH=${LAUNCH:-accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no}
-export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=67108864
 DATA=data/wiki-$SIZE
 RUNS=runs/wiki-$SIZE
 case $SIZE in
@@ -18,16 +17,6 @@ case $SIZE in
     full) PREPARE="--vocabulary-size 16384"; WIDE=64; NARROW=32 ;;
     *) echo "SIZE is '$SIZE'; it must be small or full" >&2; exit 2 ;;
 esac
-
-# train CONFIG OUTPUT [section.key=value ...]: unless it is done
-train() {
-    config=$1; output=$2; shift 2
-    if [ -f "$output/done" ]; then return; fi
-    resume=false
-    if [ -f "$output/last/step.json" ]; then resume=true; else rm -rf "$output"; fi
-    $LAUNCH train.py --config "configs/$config.yaml" train.output="$output" train.resume=$resume "$@"
-    touch "$output/done"
-}
 
 # vae NAME SEED LEVELS RATES [section.key=value ...]: topics first, then with the decoder. RATES: `kept` steers paragraphs
 # and sentences to a rate of their own, as wiki-$SIZE does; `free` leaves every level to beta = 1.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean, stdev
 from typing import Literal
 
 import torch
@@ -177,9 +178,8 @@ def perplexities(
 def mean_difference(first: Sequence[float], second: Sequence[float]) -> dict[str, float | None]:
     """Mean of first - second over documents, and its standard error; None for a single document."""
     differences = [a - b for a, b in zip(first, second, strict=True)]
-    count, mean = len(differences), math.fsum(differences) / len(differences)
-    spread = math.fsum((difference - mean) ** 2 for difference in differences)
-    return {"mean": mean, "standard_error": math.sqrt(spread / (count - 1) / count) if count > 1 else None}
+    error = stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else None
+    return {"mean": fmean(differences), "standard_error": error}
 
 
 def perplexity(nll: float) -> float:
