@@ -84,6 +84,7 @@ def config(
     tokens: Mapping[str, int] | None = None,
     level_options: Mapping[str, Any] | None = None,
     encoder_trainable: bool = False,
+    word_size: int = 7,
     dropout: float = 0.0,
     window: int = 16,
     **options: Any,
@@ -93,7 +94,7 @@ def config(
     settings = ModelConfig(
         levels=tuple(LevelConfig(name, sizes[name], **(level_options or {})) for name in levels),
         units=UnitConfig(width=16, layers=1, heads=2, window=window),
-        encoder=EncoderConfig(trainable=encoder_trainable),
+        encoder=EncoderConfig(trainable=encoder_trainable, word_size=word_size),
         decoder=DecoderConfig(conditioning_width=16, **{"context": hierarchy[-1], "logit_rank": 0, **options}),
     )
     # Weights of ordinary size, so that what should matter does.
@@ -117,9 +118,10 @@ def config(
     )
 
 
-def model(levels: Sequence[str] = DOCUMENT, hierarchy: Sequence[str] = DOCUMENT, **options: Any) -> DocumentVAE:
+def model(levels: Sequence[str] = DOCUMENT, hierarchy: Sequence[str] = DOCUMENT, *, seed: int = 0,
+          **options: Any) -> DocumentVAE:  # fmt: skip
     """In evaluation mode; zero starts are perturbed, or most tests could not fail."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     built = DocumentVAE(config(levels, hierarchy, **options))
     perturb(built)
     return built.eval()

@@ -37,6 +37,9 @@ class EncoderConfig:
     trainable: bool = False
     layers: tuple[int, ...] = (-1,)
     """Hidden states that are mean-pooled and concatenated; 0 is the embedding layer, -1 the last."""
+    word_size: Annotated[int, Field(ge=0)] = 128
+    """Size of the learned embeddings of a unit's words (the decoder's tokens, as a bag) that the posterior sees beside
+    these states (CombinedTM); 0 leaves them out."""
 
 
 @dataclass(frozen=True, config=STRICT)

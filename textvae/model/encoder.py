@@ -1,6 +1,6 @@
 """Bottom-up: a pretrained encoder reads the sentences, small transformers contextualise every level.
 
-Shapes: S sentences, U_l units of level l, D unit width, F feature size.
+Shapes: S sentences, N predicted tokens, U_l units of level l, D unit width, F feature size, W word size.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -57,21 +58,47 @@ class SentenceEncoder(nn.Module):
         return torch.cat(means, dim=-1)
 
 
+class WordBag(nn.Module):
+    """The words of a unit in no order: their learned embeddings, summed and normalised, and the log of their number.
+
+    Mean-pooled states blur which words there were; topic models infer better from both (Bianchi et al. 2021,
+    CombinedTM). Words are the decoder's tokens, sentence ends included.
+    """
+
+    def __init__(self, vocabulary: int, size: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, size)
+        self.normalise = nn.LayerNorm(size)
+        self.feature_size = size + 1
+
+    def forward(self, batch: DocumentBatch) -> Tensor:
+        """[S, W + 1] sums over the words of every sentence; the last column counts them."""
+        words = F.pad(self.embedding(batch.tokens).float(), (0, 1), value=1.0)
+        return words.new_zeros(len(batch.levels[-1]), self.feature_size).index_add(0, batch.token_sentence, words)
+
+    def features(self, sums: Tensor) -> Tensor:
+        """[U, W + 1] of units whose sums, those of their sentences added up, are `sums` [U, W + 1]."""
+        return torch.cat([self.normalise(sums[:, :-1]), sums[:, -1:].log()], dim=-1)
+
+
 class BottomUp(nn.Module):
     """Features of the units of every level, from the lowest up.
 
-    Attention pooling makes parents of children; a skip path from the sentence features to every level keeps
-    its gradient independent of depth.
+    Attention pooling makes parents of children; a skip path from the sentences' features and words to every level
+    keeps its gradient independent of depth.
     """
 
-    def __init__(self, feature_size: int, hierarchy: Sequence[str], top: int, config: UnitConfig) -> None:
+    def __init__(self, feature_size: int, words: WordBag | None, hierarchy: Sequence[str], top: int,
+                 config: UnitConfig) -> None:  # fmt: skip
         """`hierarchy`: names of all levels; features are made from the lowest up to level number `top`."""
         super().__init__()
         self.hierarchy = tuple(hierarchy)
         self.top = top
         width = config.width
         self.normalise = nn.LayerNorm(feature_size)
-        self.skip = nn.ModuleDict({name: nn.Linear(feature_size, width) for name in hierarchy[top:]})
+        self.words = words
+        inputs = feature_size + (words.feature_size if words is not None else 0)
+        self.skip = nn.ModuleDict({name: nn.Linear(inputs, width) for name in hierarchy[top:]})
         self.pool = nn.ModuleDict({name: AttentionPool(width, config.heads) for name in hierarchy[top:-1]})
         # One unit a document at the root: nothing to contextualise.
         context = hierarchy[max(top, 1) :]
@@ -80,12 +107,17 @@ class BottomUp(nn.Module):
     def forward(self, features: Tensor, batch: DocumentBatch) -> dict[str, Tensor]:
         """[S, F] -> [U_l, D] for every level from the lowest up to `top`."""
         features = self.normalise(features.float())
+        words = None if self.words is None else self.words(batch)
         lowest = len(self.hierarchy) - 1
         hidden: dict[str, Tensor] = {}
         for depth in range(lowest, self.top - 1, -1):
             name, level = self.hierarchy[depth], batch.levels[depth]
-            means = features if depth == lowest else segment_mean(features, batch.ancestor(lowest, depth), len(level))
-            units = self.skip[name](means)
+            above = batch.ancestor(lowest, depth)
+            told = features if depth == lowest else segment_mean(features, above, len(level))
+            if self.words is not None and words is not None:
+                sums = words.new_zeros(len(level), words.shape[-1]).index_add(0, above, words)
+                told = torch.cat([told, self.words.features(sums)], dim=-1)
+            units = self.skip[name](told)
             if depth < lowest:
                 below = batch.levels[depth + 1]
                 units = units + self.pool[name](hidden[below.name], below.parent, len(level))

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, Pretrained
 from textvae.config import Likelihood, ModelConfig, parse
 from textvae.data.batch import BatchLayout, DocumentBatch
 from textvae.model.decoder import Decoder, DecoderPass
-from textvae.model.encoder import BottomUp, SentenceEncoder
+from textvae.model.encoder import BottomUp, SentenceEncoder, WordBag
 from textvae.model.hierarchy import Hierarchy, HierarchyPass, structure_events
 from textvae.model.level import LatentSource
 from textvae.model.noise import KeyedNoise
@@ -84,7 +84,9 @@ class DocumentVAE(PreTrainedModel):
             backbone = encoder or AutoModel.from_config(_backbone_config(config.encoder))
             self.encoder = SentenceEncoder(backbone, settings.encoder.layers, settings.encoder.trainable)
             top = config.hierarchy.index(names[0])
-            self.bottom_up = BottomUp(self.encoder.feature_size, config.hierarchy, top, settings.units)
+            size = settings.encoder.word_size
+            words = WordBag(_backbone_config(config.decoder).get_text_config().vocab_size, size) if size else None
+            self.bottom_up = BottomUp(self.encoder.feature_size, words, config.hierarchy, top, settings.units)
         self.hierarchy = Hierarchy(config.hierarchy, settings.levels, settings.units)
         self.layout = BatchLayout(
             hierarchy=tuple(config.hierarchy),
