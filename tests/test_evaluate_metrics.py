@@ -187,7 +187,7 @@ def test_the_modules_give_what_textvae_reports(tmp_path: Path) -> None:
         assert found[key] == pytest.approx(logged[key], rel=1e-6)
     for name, level in report.levels.items():
         ours = flat({key: value for module in modules[name].values() for key, value in module.compute().items()})
-        assert {key: flat(vars(level))[key] for key in ours} == pytest.approx(ours, rel=1e-5)
+        assert {key: flat(vars(level))[key] for key in ours} == pytest.approx(ours, rel=1e-5, abs=1e-6)
         assert found["units"][name] == level.units
 
 
