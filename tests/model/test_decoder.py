@@ -201,7 +201,7 @@ def test_steps_score_as_the_parallel_pass(decoder: str, conditioning: dict[str, 
     torch.testing.assert_close(torch.stack(ends), output.text.structure.logits, atol=1e-4, rtol=1e-4)
 
 
-def dropped(members: Sequence[EncodedDocument], context: str = "document", **options: float) -> Tensor:
+def dropped(members: Sequence[EncodedDocument], context: str = "document", **options: Any) -> Tensor:
     """Token log-probabilities [N] while training."""
     vae = tiny.model((), context=context, **options).train()
     return vae(tiny.batch_of(vae, members), tiny.NOISE).text.token_log_prob.detach()
@@ -221,14 +221,19 @@ def test_word_dropout_hides_words_and_nothing_else() -> None:
     assert torch.equal(token_log_prob(tiny.model((), word_dropout=0.999), STORY), token_log_prob(tiny.model(()), STORY))
 
 
-def test_context_dropout_hides_earlier_sentences_whole() -> None:
-    alone, hidden = dropped([STORY], "sentence"), dropped([STORY], context_dropout=0.999)
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_context_dropout_hides_earlier_sentences_whole(attention: str, precision: torch.dtype) -> None:
+    alone = dropped([STORY], "sentence")
     longest = int(np.argmax(STORY.decoder_lengths))
-    place = sum(STORY.decoder_lengths[:longest])
-    changed = dropped([with_word(STORY, place)], context_dropout=0.999) != hidden
+    word = STORY.decoder_lengths[longest] // 2
+    place = sum(STORY.decoder_lengths[:longest]) + word
+    with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+        hidden = dropped([STORY], context_dropout=0.999, attention=attention)
+        changed = dropped([with_word(STORY, place)], context_dropout=0.999, attention=attention) != hidden
     batch = tiny.batch_of(tiny.model(()), [STORY])
-    assert torch.equal(changed, batch.token_sentence == longest), (
-        "the sentence itself still sees its words, and only it"
+    assert torch.equal(changed, (batch.token_sentence == longest) & (batch.token_position >= word)), (
+        "the sentence itself still sees the words behind it, and only it"
     )
     assert not torch.allclose(alone, dropped([STORY])), "context must matter when it is not dropped"
 

@@ -24,6 +24,9 @@ from textvae.data.batch import (
 )
 from textvae.data.document import EncodedDocument
 
+BLOCKS = 12
+"""Blocks of rows that a full chunk holds."""
+
 
 def collate(documents: Sequence[EncodedDocument], layout: BatchLayout) -> DocumentBatch:
     """One batch, its documents in the given order. Raises ValueError when there is none."""
@@ -140,29 +143,22 @@ def encoder_chunks(sentences: Sequence[np.ndarray], pad_id: int, chunk_tokens: i
 
 def row_length(length: int) -> int:
     """Columns of the row that a sequence of this length is padded to."""
-    return round_up(length, 8 if length <= 64 else 32)
+    return round_up(length, 8 if length <= 64 else 16)
 
 
 def _buckets(lengths: Sequence[int], chunk_tokens: int) -> Iterable[tuple[list[int], int, int]]:
     """Group sequences of similar length: (members, rows, columns) of every chunk.
 
-    Few distinct shapes, because on some backends every new shape compiles a kernel; a chunk is closed when
-    it is full or when the next sequence would waste more than a quarter of its row.
+    A chunk holds whole blocks of rows, each a twelfth of the budget: as many as its longest sequence has company of
+    its own row length. Little is padded, and the shapes are few, because on some backends every new shape compiles
+    a kernel.
     """
-    members: list[int] = []
-    columns = 0
-
-    def rows() -> int:
-        return min(round_up(len(members), 8), max(len(members), chunk_tokens // columns))
-
-    for sequence in sorted(range(len(lengths)), key=lambda s: -lengths[s]):
-        full = members and (len(members) + 1) * columns > chunk_tokens
-        wasteful = lengths[sequence] < 0.75 * columns and len(members) * columns > chunk_tokens // 8
-        if full or wasteful:
-            yield members, rows(), columns
-            members = []
-        if not members:
-            columns = row_length(lengths[sequence])
-        members.append(sequence)
-    if members:
-        yield members, rows(), columns
+    order = sorted(range(len(lengths)), key=lambda s: -lengths[s])
+    while order:
+        columns = row_length(lengths[order[0]])
+        block = max(1, chunk_tokens // BLOCKS // columns)
+        most = max(1, chunk_tokens // columns // block) * block
+        alike = sum(row_length(lengths[s]) == columns for s in order[:most])
+        members, order = order[: round_up(alike, block)], order[round_up(alike, block) :]
+        rows = len(members) if order else min(round_up(len(members), 2), most)
+        yield members, rows, columns

@@ -55,11 +55,21 @@ class BatchPlan:
         while True:
             if epoch == len(self._epochs):
                 order = np.random.default_rng([self.seed, epoch]).permutation(len(self.token_counts))
-                self._epochs.append(list(fill(order, self.token_counts, self.batch_tokens)))
+                self._epochs.append(divide(order, self.token_counts, self.batch_tokens))
             if step < len(self._epochs[epoch]):
                 return epoch, self._epochs[epoch][step]
             step -= len(self._epochs[epoch])
             epoch += 1
+
+
+def divide(order: np.ndarray, token_counts: np.ndarray, size: int) -> list[np.ndarray]:
+    """Cut `order` into batches of `size` tokens on average: a document belongs to the batch in which its middle lies.
+
+    So a short document between two long ones does not make up a batch, and a gradient, by itself.
+    """
+    counts = token_counts[order]
+    middle = np.cumsum(counts) - counts / 2
+    return np.split(order, np.flatnonzero(np.diff(middle // size)) + 1)
 
 
 def fill(order: np.ndarray, token_counts: np.ndarray, budget: int) -> Iterator[np.ndarray]:

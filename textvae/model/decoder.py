@@ -169,7 +169,8 @@ class Decoder(nn.Module):
             if self.word_dropout:
                 inputs["inputs_embeds"] = embedded.masked_fill(hidden.words[chunk.token][..., None], 0.0)
             if self.context_dropout:
-                inputs["attention_mask"] = _mask_without(chunk, hidden.sentences)
+                visible = _visible_without(chunk, hidden.sentences)
+                inputs["attention_mask"] = torch.where(visible, 0.0, torch.finfo(torch.bfloat16).min).to(embedded)
         if self.prefix is not None and vectors is not None:
             cache = DynamicCache(config=self.backbone.config)
             inputs |= self._after_prefix(vectors[:, chunk.sentence[:, 0]], cache, chunk.ids)
@@ -280,8 +281,8 @@ def _sites(backbone: PreTrainedModel) -> list[nn.Module]:
     )
 
 
-def _mask_without(chunk: TokenChunk, dropped: Tensor) -> Tensor:
-    """[R, 1, C, C] causal mask through which no sentence sees an earlier dropped one."""
+def _visible_without(chunk: TokenChunk, dropped: Tensor) -> Tensor:
+    """[R, 1, C, C] true where a position may look: causal, and through which no sentence sees an earlier dropped one."""
     same = chunk.sentence[:, :, None] == chunk.sentence[:, None, :]
     visible = same | ~dropped[chunk.sentence][:, None, :]
     return (visible & torch.ones_like(visible).tril())[:, None]
