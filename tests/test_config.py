@@ -64,6 +64,7 @@ def test_a_level_is_addressed_by_its_name(tmp_path: Path) -> None:
         ("model: {decoder: {word_dropout: 1.0}}", "model.decoder.word_dropout"),
         ("model: {decoder: {conditioning: prefix}}", "model.decoder.conditioning"),
         ("model: {decoder: {conditioning: none, logit_rank: 0}}", "the latents reach no text"),
+        ("model: {decoder: {logit_rank: 0}}", "encoder.words=false"),
         ("train: 3", "train"),
         ("model: {levels: [{name: a}, {name: a}]}", "a name twice"),
         ("model: {units: {width: 30, heads: 4}}", "not a multiple"),

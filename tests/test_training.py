@@ -266,7 +266,7 @@ def test_a_bag_of_words_run_teaches_latents_and_lends_them(prepared: Path, setti
     again = load_run(train(configured(prepared, tmp_path / "vae", model, **still)))
     for name, value in taught.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name], value, msg=lambda text, n=name: f"{n}: {text}")
-    with pytest.raises(ValueError, match=r"train.start_from.*shape \(decoder.vocabulary"):
+    with pytest.raises(ValueError, match=r"train.start_from.*shape \(bottom_up.skip.document"):
         train(configured(prepared, tmp_path / "other", settings(*LEVELS, logit_rank=4), **still))
 
 

@@ -84,7 +84,6 @@ def config(
     tokens: Mapping[str, int] | None = None,
     level_options: Mapping[str, Any] | None = None,
     encoder_trainable: bool = False,
-    word_size: int = 7,
     dropout: float = 0.0,
     window: int = 16,
     **options: Any,
@@ -94,7 +93,7 @@ def config(
     settings = ModelConfig(
         levels=tuple(LevelConfig(name, sizes[name], **(level_options or {})) for name in levels),
         units=UnitConfig(width=16, layers=1, heads=2, window=window),
-        encoder=EncoderConfig(trainable=encoder_trainable, word_size=word_size),
+        encoder=EncoderConfig(trainable=encoder_trainable, words=options.get("logit_rank", 0) > 0),
         decoder=DecoderConfig(conditioning_width=16, **{"context": hierarchy[-1], "logit_rank": 0, **options}),
     )
     # Weights of ordinary size, so that what should matter does.

@@ -37,9 +37,9 @@ class EncoderConfig:
     trainable: bool = False
     layers: tuple[int, ...] = (-1,)
     """Hidden states that are mean-pooled and concatenated; 0 is the embedding layer, -1 the last."""
-    word_size: Annotated[int, Field(ge=0)] = 128
-    """Size of the learned embeddings of a unit's words (the decoder's tokens, as a bag) that the posterior sees beside
-    these states (CombinedTM); 0 leaves them out."""
+    words: bool = True
+    """Whether the posterior sees the words of a unit (the decoder's tokens, as a bag) beside these states, through the
+    latents' own path to the logits: it needs `decoder.logit_rank`."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -112,6 +112,9 @@ class ModelConfig:
         if names and decoder.conditioning == "none" and not decoder.prefix_length and not decoder.logit_rank:
             raise ValueError("the latents reach no text: decoder.conditioning is none, and decoder.prefix_length and "
                              "decoder.logit_rank are 0")  # fmt: skip
+        if names and self.encoder.words and not decoder.logit_rank:
+            raise ValueError("encoder.words shows the posterior words through the latents' own path to the logits, but "
+                             "decoder.logit_rank is 0: set it, or encoder.words=false")  # fmt: skip
         if self.units.width % self.units.heads:
             raise ValueError(f"units.width {self.units.width} is not a multiple of units.heads {self.units.heads}")
 

@@ -45,7 +45,7 @@ def train(config: Config) -> Path:
     training = load_prepared(config.data.path, "train")
     validation = load_prepared(config.data.path, "validation")
     if config.model.levels and training.has_features:
-        cached = EncoderConfig(name=training.metadata["options"]["encoder"])
+        cached = EncoderConfig(name=training.metadata["options"]["encoder"], words=config.model.encoder.words)
         if config.model.encoder != cached:
             raise ValueError(
                 f"{config.data.path} holds cached features of {cached}, but the model's encoder is "
@@ -58,7 +58,7 @@ def train(config: Config) -> Path:
     plain = build_model(config.model, training.processor)
     if settings.start_from is not None and not settings.resume:
         start_from(plain, settings.start_from)
-    if config.objective.uses_bag:
+    if not settings.resume:
         plain.decoder.set_unigram(torch.from_numpy(training.word_counts))
     freeze_unused(plain, config.objective)
     plain.set_chunk_tokens(config.data.micro_batch_tokens)

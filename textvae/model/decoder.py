@@ -203,6 +203,14 @@ class Decoder(nn.Module):
             counts = F.pad(counts.float(), (0, self.vocabulary.out_features - len(counts))) + 1
             self.unigram.copy_((counts / counts.sum()).log())
 
+    def topics(self) -> Tensor:
+        """[V, rank] what every word says of the topic logits' vectors: its row of the latents' own path, less the mean
+        row under the words' frequencies, in numbers of ordinary size; float32."""
+        if self.vocabulary is None:
+            raise AssertionError("model.decoder.logit_rank is 0")
+        rows = self.vocabulary.weight.float()
+        return (rows - self.unigram.softmax(-1) @ rows) * math.sqrt(self.rank)
+
     def topic_logits(self, vectors: Tensor) -> Tensor:
         """What latents alone add to the logits, [S, V], of the conditioner's vectors [num_sites, S, H]."""
         if self.vocabulary is None:
@@ -282,7 +290,7 @@ def _sites(backbone: PreTrainedModel) -> list[nn.Module]:
 
 
 def _visible_without(chunk: TokenChunk, dropped: Tensor) -> Tensor:
-    """[R, 1, C, C] true where a position may look: causal, and through which no sentence sees an earlier dropped one."""
+    """[R, 1, C, C] true where a position may look: back, but from no sentence to an earlier dropped one."""
     same = chunk.sentence[:, :, None] == chunk.sentence[:, None, :]
     visible = same | ~dropped[chunk.sentence][:, None, :]
     return (visible & torch.ones_like(visible).tril())[:, None]

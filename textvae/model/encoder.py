@@ -58,27 +58,25 @@ class SentenceEncoder(nn.Module):
         return torch.cat(means, dim=-1)
 
 
-class WordBag(nn.Module):
-    """The words of a unit in no order: their learned embeddings, summed and normalised, and the log of their number.
+def word_sums(topics: Tensor, batch: DocumentBatch) -> Tensor:
+    """[S, W + 1] sums of the words' rows of `topics` [V, W] over every sentence; the last column counts the words.
 
-    Mean-pooled states blur which words there were; topic models infer better from both (Bianchi et al. 2021,
-    CombinedTM). Words are the decoder's tokens, sentence ends included.
+    Words are the decoder's tokens, sentence ends included.
     """
+    words = F.pad(F.embedding(batch.tokens, topics), (0, 1), value=1.0)
+    return words.new_zeros(len(batch.levels[-1]), words.shape[-1]).index_add(0, batch.token_sentence, words)
 
-    def __init__(self, vocabulary: int, size: int) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(vocabulary, size)
-        self.normalise = nn.LayerNorm(size)
-        self.feature_size = size + 1
 
-    def forward(self, batch: DocumentBatch) -> Tensor:
-        """[S, W + 1] sums over the words of every sentence; the last column counts them."""
-        words = F.pad(self.embedding(batch.tokens).float(), (0, 1), value=1.0)
-        return words.new_zeros(len(batch.levels[-1]), self.feature_size).index_add(0, batch.token_sentence, words)
+def word_features(sums: Tensor) -> Tensor:
+    """[U, W + 1] of units whose sums, those of their sentences added up, are `sums` [U, W + 1].
 
-    def features(self, sums: Tensor) -> Tensor:
-        """[U, W + 1] of units whose sums, those of their sentences added up, are `sums` [U, W + 1]."""
-        return torch.cat([self.normalise(sums[:, :-1]), sums[:, -1:].log()], dim=-1)
+    Where words follow logits that are linear in `topics`, as in the bag of words, sum and number of their rows are
+    sufficient: log p(words | z) = <r(z), sum> - number * log-partition(r(z)), so the exact posterior depends on nothing
+    else. Mean-pooled states blur which words there were; topic models infer better from both (Bianchi et al. 2021,
+    CombinedTM). Over the square root of the number, chance words have the same size in units of every length.
+    """
+    number = sums[:, -1:]
+    return torch.cat([sums[:, :-1] / number.sqrt(), number.log()], dim=-1)
 
 
 class BottomUp(nn.Module):
@@ -88,35 +86,35 @@ class BottomUp(nn.Module):
     keeps its gradient independent of depth.
     """
 
-    def __init__(self, feature_size: int, words: WordBag | None, hierarchy: Sequence[str], top: int,
+    def __init__(self, feature_size: int, word_size: int, hierarchy: Sequence[str], top: int,
                  config: UnitConfig) -> None:  # fmt: skip
-        """`hierarchy`: names of all levels; features are made from the lowest up to level number `top`."""
+        """`hierarchy`: names of all levels; features are made from the lowest up to level number `top`. `word_size`: 0
+        leaves the words out."""
         super().__init__()
         self.hierarchy = tuple(hierarchy)
         self.top = top
         width = config.width
         self.normalise = nn.LayerNorm(feature_size)
-        self.words = words
-        inputs = feature_size + (words.feature_size if words is not None else 0)
+        inputs = feature_size + (word_size + 1 if word_size else 0)
         self.skip = nn.ModuleDict({name: nn.Linear(inputs, width) for name in hierarchy[top:]})
         self.pool = nn.ModuleDict({name: AttentionPool(width, config.heads) for name in hierarchy[top:-1]})
         # One unit a document at the root: nothing to contextualise.
         context = hierarchy[max(top, 1) :]
         self.context = nn.ModuleDict({name: UnitTransformer(config, causal=False) for name in context})
 
-    def forward(self, features: Tensor, batch: DocumentBatch) -> dict[str, Tensor]:
-        """[S, F] -> [U_l, D] for every level from the lowest up to `top`."""
+    def forward(self, features: Tensor, topics: Tensor | None, batch: DocumentBatch) -> dict[str, Tensor]:
+        """[S, F] and the words' rows of `topics` [V, W] -> [U_l, D] for every level from the lowest up to `top`."""
         features = self.normalise(features.float())
-        words = None if self.words is None else self.words(batch)
+        words = None if topics is None else word_sums(topics, batch)
         lowest = len(self.hierarchy) - 1
         hidden: dict[str, Tensor] = {}
         for depth in range(lowest, self.top - 1, -1):
             name, level = self.hierarchy[depth], batch.levels[depth]
             above = batch.ancestor(lowest, depth)
             told = features if depth == lowest else segment_mean(features, above, len(level))
-            if self.words is not None and words is not None:
+            if words is not None:
                 sums = words.new_zeros(len(level), words.shape[-1]).index_add(0, above, words)
-                told = torch.cat([told, self.words.features(sums)], dim=-1)
+                told = torch.cat([told, word_features(sums)], dim=-1)
             units = self.skip[name](told)
             if depth < lowest:
                 below = batch.levels[depth + 1]

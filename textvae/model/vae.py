@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, Pretrained
 from textvae.config import Likelihood, ModelConfig, parse
 from textvae.data.batch import BatchLayout, DocumentBatch
 from textvae.model.decoder import Decoder, DecoderPass
-from textvae.model.encoder import BottomUp, SentenceEncoder, WordBag
+from textvae.model.encoder import BottomUp, SentenceEncoder
 from textvae.model.hierarchy import Hierarchy, HierarchyPass, structure_events
 from textvae.model.level import LatentSource
 from textvae.model.noise import KeyedNoise
@@ -78,15 +78,6 @@ class DocumentVAE(PreTrainedModel):
         super().__init__(config)
         settings = config.model_config
         names = check_levels(config.hierarchy, settings)
-        self.encoder = None
-        self.bottom_up = None
-        if names:
-            backbone = encoder or AutoModel.from_config(_backbone_config(config.encoder))
-            self.encoder = SentenceEncoder(backbone, settings.encoder.layers, settings.encoder.trainable)
-            top = config.hierarchy.index(names[0])
-            size = settings.encoder.word_size
-            words = WordBag(_backbone_config(config.decoder).get_text_config().vocab_size, size) if size else None
-            self.bottom_up = BottomUp(self.encoder.feature_size, words, config.hierarchy, top, settings.units)
         self.hierarchy = Hierarchy(config.hierarchy, settings.levels, settings.units)
         self.layout = BatchLayout(
             hierarchy=tuple(config.hierarchy),
@@ -101,6 +92,15 @@ class DocumentVAE(PreTrainedModel):
             len(self.hierarchy.plan.decoder),
             self.layout,
         )
+        self.encoder = None
+        self.bottom_up = None
+        self.sees_words = settings.encoder.words
+        if names:
+            backbone = encoder or AutoModel.from_config(_backbone_config(config.encoder))
+            self.encoder = SentenceEncoder(backbone, settings.encoder.layers, settings.encoder.trainable)
+            top = config.hierarchy.index(names[0])
+            word_size = self.decoder.rank if self.sees_words else 0
+            self.bottom_up = BottomUp(self.encoder.feature_size, word_size, config.hierarchy, top, settings.units)
         self.post_init()
 
     def _init_weights(self, module: Any) -> None:
@@ -113,7 +113,10 @@ class DocumentVAE(PreTrainedModel):
 
     def features(self, batch: DocumentBatch) -> dict[str, Tensor] | None:
         """Bottom-up features [U_l, D] by level; None for a plain language model."""
-        return None if self.bottom_up is None else self.bottom_up(self.sentence_features(batch), batch)
+        if self.bottom_up is None:
+            return None
+        topics = self.decoder.topics() if self.sees_words else None
+        return self.bottom_up(self.sentence_features(batch), topics, batch)
 
     def sentence_features(self, batch: DocumentBatch) -> Tensor:
         """The pretrained encoder's pooled states [S, F], cached or computed now.
