@@ -18,27 +18,29 @@ case $SIZE in
     *) echo "SIZE is '$SIZE'; it must be small or full" >&2; exit 2 ;;
 esac
 
-# vae NAME SEED LEVELS RATES [section.key=value ...]: topics first, then with the decoder. RATES: `kept` steers paragraphs
-# and sentences to a rate of their own, as wiki-$SIZE does; `free` leaves every level to beta = 1.
+# vae NAME SEED LEVELS RATES [section.key=value ...]: topics first, then with the decoder. RATES: `kept` steers sentences
+# to a rate of their own once the decoder runs, as wiki-$SIZE does; `free` leaves every level to beta = 1. Arms of the same
+# levels share their topics.
 vae() {
     name=$1; seed=$2; levels=""; ramps=""; policies=""
     for level in $3; do
-        target=""
         case $level in
             document) size=$WIDE; times="start: 0.5, end: 0.95" ;;
-            paragraph) size=$NARROW; times="start: 0.1, end: 0.5"; target=", target_rate: 3.2" ;;
-            sentence) size=$NARROW; times="start: 0.02, end: 0.3"; target=", target_rate: 2.2" ;;
+            paragraph) size=$NARROW; times="start: 0.1, end: 0.5" ;;
+            sentence) size=$NARROW; times="start: 0.02, end: 0.3" ;;
         esac
-        if [ "$4" = free ]; then target=""; fi
+        target=""
+        if [ "$4,$level" = kept,sentence ]; then target=", target_rate: 2.2"; fi
         levels="$levels{name: $level, latent_size: $size}, "
-        ramps="$ramps$level: {anneal: linear, $times$target}, "
+        ramps="$ramps$level: {anneal: linear, $times}, "
         policies="$policies$level: {anneal: constant$target}, "
     done
+    topics="$RUNS-topics-$(echo "$3" | tr " " -)-$seed"
     shift 4
-    train "wiki-$SIZE-topics" "$RUNS-topics-$name-$seed" "model.levels=[$levels]" "objective.levels={$ramps}" \
+    train "wiki-$SIZE-topics" "$topics" "model.levels=[$levels]" "objective.levels={$ramps}" \
         train.seed="$seed" "$@"
     train "wiki-$SIZE" "$RUNS-$name-$seed" "model.levels=[$levels]" "objective.levels={$policies}" \
-        train.start_from="$RUNS-topics-$name-$seed" train.seed="$seed" "$@"
+        train.start_from="$topics" train.seed="$seed" "$@"
 }
 
 # score RUN: all documents by the ELBO, 40 by smc (a language model is exact), latents
