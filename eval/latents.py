@@ -26,12 +26,14 @@ def main() -> None:
         "--reconstruct", type=int, default=20, metavar="N",
         help="documents to decode greedily from their posterior means (default: %(default)s; 0 leaves it out)",
     )  # fmt: skip
-    parser.add_argument("--batch-tokens", type=int, default=8192, metavar="N", help="scored at a time")
+    parser.add_argument("--batch-tokens", type=int, default=8192, metavar="N",
+                        help="scored at a time (default: %(default)s)")  # fmt: skip
     arguments = parser.parse_args()
     if arguments.reconstruct < 0:
         raise ValueError(f"--reconstruct is {arguments.reconstruct}; it must be 0 or more")
     process = evaluation_process()
     model = load_run(arguments.model).to(process.device)
+    model.set_chunk_tokens(arguments.batch_tokens)
     if not model.level_names:
         raise ValueError(f"'{arguments.model}' is a plain language model: it has no latents to examine")
     documents = open_documents(arguments.data, model.processor, arguments.split, arguments.limit)

@@ -74,19 +74,37 @@ def test_active_units_depart_from_their_prior() -> None:
     assert active_units(mean_variance(gaussian(torch.full((20, 5), 7.0), 1.0).mean)) == 0
 
 
-def test_the_interval_is_that_of_the_differences_sum() -> None:
+def test_the_interval_is_that_of_a_ratio() -> None:
+    """Four documents of one unit each are a plain mean; what is proportional to a document's size is no error."""
     differences = torch.tensor([3.0, 1.0, 7.0, 1.0], dtype=torch.float64)
     error = 1.96 * 2 * math.sqrt((0**2 + 2**2 + 4**2 + 2**2) / 3)
-    assert paired_interval(differences, 6) == pytest.approx([(12 - error) / 6, (12 + error) / 6])
-    assert paired_interval(torch.full((9,), 2.0), 9) == pytest.approx([2.0, 2.0])
+    one_each = torch.ones(4, dtype=torch.long)
+    assert paired_interval(differences, one_each) == pytest.approx([(12 - error) / 4, (12 + error) / 4])
+    sizes = torch.tensor([1, 40, 7])
+    assert paired_interval(2.5 * sizes.double(), sizes) == pytest.approx([2.5, 2.5])
+    assert paired_interval(torch.tensor([6.0]), torch.tensor([3])) == [2.0, 2.0]
+
+
+@pytest.mark.slow
+def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
+    """Documents of 1 to 30 units; every unit adds 2 nats, give or take 3."""
+    random = torch.Generator().manual_seed(0)
+    held, trials, documents = 0, 2000, 100
+    for _ in range(trials):
+        sizes = torch.randint(1, 31, (documents,), generator=random)
+        noise = torch.randn(documents, generator=random, dtype=torch.float64) * 3 * sizes.double().sqrt()
+        low, high = paired_interval(2 * sizes.double() + noise, sizes)
+        held += low < 2 < high
+    assert held / trials == pytest.approx(0.95, abs=0.02)
 
 
 def test_documents_exchange_in_one_circle() -> None:
-    partners = exchange_partners(9, seed=1)
+    names = [f"doc-{number}" for number in range(9)]
+    partners = exchange_partners(names, seed=1)
     seen, at = [], 0
     for _ in range(9):
         seen.append(at)
         at = int(partners[at])
     assert at == 0
     assert sorted(seen) == list(range(9))
-    assert not torch.equal(partners, exchange_partners(9, seed=2))
+    assert not torch.equal(partners, exchange_partners(names, seed=2))

@@ -21,7 +21,8 @@ MakeRun = Callable[..., str]
 KEYS = {
     "dims", "units", "active_units", "active_units_marginal", "rate_per_unit", "rate_per_document",
     "mutual_information", "mutual_information_ceiling", "nll_increase_when_shuffled",
-    "nll_increase_when_shuffled_interval", "nll_increase_when_zeroed", "nll_increase_when_zeroed_interval",
+    "nll_increase_when_shuffled_interval", "nll_increase_when_shuffled_structure", "nll_increase_when_zeroed",
+    "nll_increase_when_zeroed_interval",
     "payoff", "payoff_over_prior_mean",
 }  # fmt: skip
 
@@ -116,7 +117,7 @@ def test_three_processes_report_what_one_does(run: str, prepared: Path, tmp_path
         assert run_script(*command(run, prepared, tmp_path / f"{name}-1", *case)) == 0
         one, three = (json.loads((tmp_path / f"{name}-{n}").read_text(encoding="utf-8")) for n in (1, 3))
         # Differences of sums of some 50 nats each, in fp32.
-        assert_same_numbers(one, three, abs=1e-6)
+        assert_same_numbers(one, three, abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def latent_diagnostics(model: DocumentVAE, documents: Documents, seed: int = 0, 
     if not model.level_names:
         raise ValueError("a plain language model has no latents to examine; give a model with levels")
     process = process or PartialState()
-    partners = exchange_partners(len(documents), seed)
+    partners = exchange_partners([documents.read(number).id for number in range(len(documents))], seed)
     noise = KeyedNoise(seed)
     groups = list(
         evaluation_groups(
@@ -76,8 +76,10 @@ def _level(name: str, found: LevelUnits, first: Sequence[LeftOut], second: Seque
     units, dims = found.z.shape
     effects = [part.effects[name] for part in first]
     zeroed = torch.cat([effect.nll_when_zeroed for effect in effects])
+    counts = torch.cat([part.units[name].document.unique_consecutive(return_counts=True)[1] for part in first])
     # Both passes took the same batches in the same order.
     shuffled = torch.cat([b.distortion - a.distortion for a, b in zip(first, second, strict=True)])
+    restructured = math.fsum(float((b.structure - a.structure).sum()) for a, b in zip(first, second, strict=True))
     rate, saved, saved_over_mean = (
         math.fsum(float(amount.sum()) for amount in amounts)
         for amounts in zip(*((e.rate, e.saved, e.saved_over_prior_mean) for e in effects), strict=True)
@@ -95,9 +97,10 @@ def _level(name: str, found: LevelUnits, first: Sequence[LeftOut], second: Seque
         mutual_information=math.fsum(part.information for part in second) / units,
         mutual_information_ceiling=math.log(units),
         nll_increase_when_shuffled=float(shuffled.sum()) / units,
-        nll_increase_when_shuffled_interval=paired_interval(shuffled, units),
+        nll_increase_when_shuffled_interval=paired_interval(shuffled, counts),
+        nll_increase_when_shuffled_structure=restructured / units,
         nll_increase_when_zeroed=float(zeroed.sum()) / units,
-        nll_increase_when_zeroed_interval=paired_interval(zeroed, units),
+        nll_increase_when_zeroed_interval=paired_interval(zeroed, counts),
         payoff=saved / rate if has_rate else None,
         payoff_over_prior_mean=saved_over_mean / rate if has_rate else None,
     )

@@ -63,6 +63,8 @@ class LeftOut:
 
     distortion: Tensor
     """[B] with every level drawn from its posterior."""
+    structure: Tensor
+    """[B] the structure's part of it."""
     positions: PositionSums
     units: dict[str, LevelUnits]
     """By level, as are the effects of leaving it out."""
@@ -76,6 +78,7 @@ def leave_out(model: DocumentVAE, batch: DocumentBatch, documents: Tensor, noise
     reference = score({})
     return LeftOut(
         reference.distortion.cpu(),
+        reference.structure.cpu(),
         PositionSums.of(reference.token_nll, batch),
         {
             name: _units(level, documents[_level(batch, name).document.cpu()])
@@ -91,6 +94,8 @@ class Exchanged:
 
     distortion: Tensor
     """[B] with the level's samples exchanged, the other levels' kept."""
+    structure: Tensor
+    """[B] the structure's part of it."""
     positions: PositionSums
     information: float
     """Sum over the batch's units of log q(z | unit) - log mean over all units of q(z | unit')."""
@@ -112,6 +117,7 @@ def exchange(model: DocumentVAE, batch: DocumentBatch, documents: Tensor, noise:
         scores = score(kept | {name: every.z[others[name]].to(model.device)})
         found[name] = Exchanged(
             scores.distortion.cpu(),
+            scores.structure.cpu(),
             PositionSums.of(scores.token_nll, batch),
             float(pointwise_information(every.posterior, every.z, own[name]).sum()),
         )

@@ -30,6 +30,8 @@ class LevelDiagnostics:
     nll_increase_when_shuffled: float
     """With the level's samples exchanged between documents, the other levels' samples kept."""
     nll_increase_when_shuffled_interval: list[float]
+    nll_increase_when_shuffled_structure: float
+    """The structure's part of it (numbers of units and sentences); the rest is the text's."""
     nll_increase_when_zeroed: float
     """With the level's samples replaced by its prior's means, the other levels' samples kept.
 

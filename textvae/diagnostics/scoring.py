@@ -24,10 +24,17 @@ class Scores:
     passed: HierarchyPass
     token_nll: Tensor
     """[N]"""
-    distortion: Tensor
-    """[B] of tokens and structure, float64."""
+    tokens: Tensor
+    """[B] distortion of the text, float64."""
+    structure: Tensor
+    """[B] distortion of the structure, float64."""
     rate: dict[str, Tensor]
     """[B] by level, float64; empty when nothing was inferred."""
+
+    @property
+    def distortion(self) -> Tensor:
+        """[B] of tokens and structure."""
+        return self.tokens + self.structure
 
     def cost(self, levels: tuple[str, ...]) -> Tensor:
         """[B] distortion and the rates of `levels`."""
@@ -58,7 +65,7 @@ class Scorer:
             for name, level in passed.levels.items()
             if level.posterior is not None
         }
-        return Scores(passed, -output.text.token_log_prob, tokens + structure, rate)
+        return Scores(passed, -output.text.token_log_prob, tokens, structure, rate)
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,12 @@ Shapes: B documents, U units of one level, R some of them, Z latent size. Amount
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from textvae.data.batch import key_of
 from textvae.model.gaussian import LOG_TWO_PI, DiagonalGaussian
 
 ACTIVE_VARIANCE = 0.01
@@ -64,25 +66,31 @@ def pointwise_information(posterior: DiagonalGaussian, z: Tensor, units: Tensor,
     return torch.cat(information)
 
 
-def paired_interval(differences: Tensor, units: int) -> list[float]:
-    """95 % interval of sum(differences) / units, from the paired `differences` [B] of single documents."""
-    total, error = float(differences.sum()), 0.0
+def paired_interval(differences: Tensor, units: Tensor) -> list[float]:
+    """95 % interval of sum(differences) / sum(units), both [B] of single documents, the differences paired.
+
+    The standard error is the ratio estimator's (Cochran 1977, eq. 2.39): documents differ in size, and only what
+    departs from the common ratio is error.
+    """
+    total = float(units.sum())
+    ratio, error = float(differences.sum()) / total, 0.0
     if len(differences) > 1:
-        # The sum over documents has the standard error sqrt(B) * std of one document's difference.
-        error = 1.96 * math.sqrt(len(differences)) * float(differences.std(correction=1))
-    return [(total - error) / units, (total + error) / units]
+        residuals = differences - ratio * units
+        error = 1.96 * math.sqrt(len(differences)) * float(residuals.std(correction=1)) / total
+    return [ratio - error, ratio + error]
 
 
-def exchange_partners(num_documents: int, seed: int) -> Tensor:
-    """[B]: whose latents each document gets: the next in a shuffled circle, so never its own.
+def exchange_partners(ids: Sequence[str], seed: int) -> Tensor:
+    """[B]: whose latents each document gets: the next in a circle, so never its own. The circle is in an order that
+    depends on the documents' ids and the seed, not on how the documents are ordered.
 
     Raises ValueError for fewer than two documents.
     """
-    if num_documents < 2:
+    if len(ids) < 2:
         raise ValueError(
-            f"latents are exchanged between documents, but the data hold {num_documents}: give two documents or more"
+            f"latents are exchanged between documents, but the data hold {len(ids)}: give two documents or more"
         )
-    order = torch.randperm(num_documents, generator=torch.Generator().manual_seed(seed))
+    order = torch.tensor([key_of(f"{seed}/exchange/{name}") for name in ids]).argsort(stable=True)
     partner = torch.empty_like(order)
     partner[order] = order.roll(1)
     return partner
