@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from textvae.config import Config, LevelConfig, ModelConfig, load_config, parse, to_dict
+from textvae.config import Config, LevelConfig, ModelConfig, RatePolicy, load_config, parse, to_dict
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 
@@ -104,6 +104,17 @@ def test_what_is_no_configuration_is_refused(tmp_path: Path, text: str, message:
         load_config(written(tmp_path, text))
     with pytest.raises(ValueError, match="does not exist"):
         load_config(tmp_path / "none.yaml")
+
+
+def test_a_level_states_only_what_differs_from_the_default_policy(tmp_path: Path) -> None:
+    """In the file and in an override alike; what one level states is no other's."""
+    text = """objective:
+      default: {anneal: constant, free_bits: 0.1}
+      levels: {paragraph: {target_rate: 3}}"""
+    found = load_config(written(tmp_path, text), ["objective.levels.document.free_bits=0.5"]).objective
+    assert found.policy("paragraph") == RatePolicy(anneal="constant", free_bits=0.1, target_rate=3.0)
+    assert found.policy("document") == RatePolicy(anneal="constant", free_bits=0.5)
+    assert found.policy("sentence") == found.default == RatePolicy(anneal="constant", free_bits=0.1)
 
 
 def test_what_is_resolved_can_be_read_back(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from textvae.config import (
     to_dict,
 )
 from textvae.data.preparation import load_prepared
-from textvae.objective import elbo_terms
+from textvae.objective import COLLAPSED, elbo_terms
 from textvae.training import VALIDATION_NOISE, Progress, gradient_ratios, parameter_groups, train, validate
 
 LEVELS = ("document", "paragraph", "sentence")
@@ -302,8 +303,30 @@ def test_a_collapsed_level_is_named_once(
                      learning_rate=1e-2, objective={"levels": {"paragraph": pressed}}))  # fmt: skip
     warnings = [record.getMessage() for record in caplog.records if "collapsed" in record.getMessage()]
     assert len(warnings) == 1
-    assert "level 'paragraph'" in warnings[0]
-    assert "objective.levels.paragraph.free_bits" in warnings[0]
+    found = re.search(r"level 'paragraph' has collapsed: its rate is ([\d.]+) nats per unit at step (\d+)", warnings[0])
+    assert found is not None
+    rate, step = float(found[1]), int(found[2])
+    # The running mean follows the steps' own rates from above.
+    assert records(tmp_path / "run")[step - 1]["rate_per_unit"]["paragraph"] <= rate < COLLAPSED
+    remedy = re.search(r"objective\.levels\.\S+=\S+", warnings[0])
+    assert remedy is not None
+    stored = tmp_path / "run" / "config.yaml"
+    before, after = load_config(stored), load_config(stored, [remedy[0]])
+    expected = replace(before.objective, levels={"paragraph": replace(pressed, free_bits=0.1)})
+    assert after == replace(before, objective=expected), "the remedy changes that policy's one field"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", [0.8, 2.0])
+def test_a_steered_rate_settles_on_its_target(
+    prepared: Path, settings: Settings, tmp_path: Path, target: float
+) -> None:
+    """In real training, of a level that could tell its 22 documents apart (log 22 nats) or nothing."""
+    steered = RatePolicy(anneal="constant", target_rate=target, controller_gain=0.05)
+    train(configured(prepared, tmp_path / "run", settings("document"), policy=steered, steps=400, validate_every=400,
+                     save_every=400, objective={"likelihood": "bag_of_words"}))  # fmt: skip
+    found = [record["rate_per_unit"]["document"] for record in records(tmp_path / "run")[-60:]]
+    assert sum(found) / len(found) == pytest.approx(target, rel=0.1)
 
 
 def test_gradients_are_measured_by_level(run: Path, settings: Settings, make_processor: Callable[..., Any]) -> None:

@@ -146,7 +146,8 @@ class RatePolicy:
 class ObjectiveConfig:
     default: RatePolicy = RatePolicy()
     levels: dict[str, RatePolicy] = field(default_factory=dict)
-    """Policies of single levels; a level not named here follows `default`."""
+    """Policies of single levels; a level not named here follows `default`, and in a file or an override a level states
+    only what differs from it."""
     balance_until: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Fraction of training during which beta is shared out between levels by their rates (NVAE)."""
     likelihood: Likelihood = "decoder"
@@ -243,7 +244,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         parse(Config, values, str(path))
         for override in overrides:
             _apply(values, override)
-    config = parse(Config, values, f"{path} {' '.join(overrides)}".strip())
+    origin = f"{path} {' '.join(overrides)}".strip()
+    if parse(Config, values, origin).objective.levels:
+        values["objective"]["levels"] = _policies(**values["objective"])
+    config = parse(Config, values, origin)
     if not config.train.output:
         values.setdefault("train", {})["output"] = str(Path("runs") / path.stem)
         config = parse(Config, values, str(path))
@@ -266,6 +270,11 @@ def _apply(values: dict[str, Any], override: str) -> None:
     if isinstance(node, list):
         raise ValueError(f"override '{override}': name an entry's key, as in model.levels.NAME.latent_size")
     node[last] = yaml.safe_load(text)
+
+
+def _policies(levels: dict[str, Any], default: dict[str, Any] | None = None, **_: Any) -> dict[str, Any]:
+    """Every level's policy with what it does not state taken from `default`."""
+    return {name: {**(default or {}), **policy} for name, policy in levels.items()}
 
 
 def _default_levels() -> list[dict[str, Any]]:

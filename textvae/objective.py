@@ -24,7 +24,7 @@ MOMENTUM = 0.9
 """Of the running mean of rates that clamps and controllers look at."""
 SCALE_LIMIT = math.log(100.0)
 """The controller scales beta by at most this factor up or down."""
-COLLAPSED = 0.05
+COLLAPSED = 0.2
 """Nats per unit: a level whose running mean rate falls below, under pressure, counts as collapsed."""
 
 

@@ -28,8 +28,8 @@ class Gradients:
     norm: Tensor
     """Before clipping, over all parameters."""
     ratio: Mapping[str, Tensor]
-    """Norm of the clipped gradient over norm of the parameters, by level and other part of the model; empty where
-    it was not measured."""
+    """Norm of the gradient, before clipping too, over norm of the parameters, by level and other part of the model;
+    empty where it was not measured."""
 
 
 class Progress:

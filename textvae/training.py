@@ -120,7 +120,10 @@ def optimise(
             accelerator.backward(objective.loss(terms, weights) * scale)
         totals.add(batch, terms, part.weight)
     norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_gradient_norm)
-    gradients = Gradients(norm, gradient_ratios(plain) if measured else {})
+    # Clipping has also undone the loss scaling of fp16; its own factor is taken back.
+    clipped = (norm / settings.max_gradient_norm).clamp(min=1)
+    ratios = {part: ratio * clipped for part, ratio in gradient_ratios(plain).items()} if measured else {}
+    gradients = Gradients(norm, ratios)
     optimizer.step()
     optimizer.zero_grad()
     sums = totals.reduce(accelerator)
@@ -148,7 +151,7 @@ def validate(
 
 
 def gradient_ratios(model: HierarchicalTextVAE) -> dict[str, Tensor]:
-    """Norm of the (clipped) gradient over norm of the parameters, of every level and of the rest: what has
+    """Norm of the gradient over norm of the parameters, of every level and of the rest: what has
     stopped learning, or does not learn yet, shows here."""
     parts: dict[str, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
