@@ -16,10 +16,13 @@ def main() -> None:
     parser = evaluation_parser(__doc__)
     parser.add_argument("--estimator", choices=["elbo", "iwae", "smc"], default="elbo")
     parser.add_argument("--samples", type=int, default=16, metavar="K", help="for iwae and smc")
-    parser.add_argument("--batch-tokens", type=int, default=8192, metavar="N", help="scored at a time by elbo")
+    parser.add_argument(
+        "--batch-tokens", type=int, default=8192, metavar="N", help="scored at a time (default: %(default)s)"
+    )
     arguments = parser.parse_args()
     process = evaluation_process()
     model = load_run(arguments.model).to(process.device)
+    model.set_chunk_tokens(arguments.batch_tokens)
     documents = open_documents(arguments.data, model.processor, arguments.split, arguments.limit)
     choice = arguments.estimator, arguments.samples, arguments.seed
     mine = score_documents(

@@ -134,8 +134,8 @@ def settings(encoder_backbone: str) -> Callable[..., ModelConfig]:
         return ModelConfig(
             levels=tuple(LevelConfig(name, size) for name, size in zip(levels, (8, 6, 4), strict=False)),
             units=UnitConfig(width=16, layers=1, heads=2),
-            encoder=EncoderConfig(name=encoder_backbone, words=decoder.get("logit_rank", 0) > 0),
-            decoder=DecoderConfig(architecture=architecture, conditioning_width=16, **{"logit_rank": 0, **decoder}),
+            encoder=EncoderConfig(name=encoder_backbone, words=decoder.get("logit_rank", 8) > 0),
+            decoder=DecoderConfig(architecture=architecture, conditioning_width=16, **{"logit_rank": 8, **decoder}),
         )
 
     return make

@@ -46,6 +46,17 @@ def test_at_beta_one_the_loss_is_the_negative_elbo() -> None:
     torch.testing.assert_close(found.loss(given, found.weights(0)), given.negative_elbo.sum())
 
 
+def test_the_bag_of_words_is_the_top_levels_and_no_part_of_what_is_reported() -> None:
+    vae = tiny.model()
+    batch = tiny.batch_of(vae, tiny.documents())
+    output = vae(batch, tiny.NOISE, with_bag=True)
+    given, plain = elbo_terms(output, batch), elbo_terms(vae(batch, tiny.NOISE), batch)
+    torch.testing.assert_close(given.negative_elbo, plain.negative_elbo)
+    top = vae.score_bag({"document": output.hierarchy.z["document"]}, batch).token_log_prob.sum()
+    found = objective(bag_of_words=0.3)
+    torch.testing.assert_close(found.loss(given, found.weights(0)), plain.negative_elbo.sum() - 0.3 * top)
+
+
 def test_free_bits_stop_the_pressure_on_quiet_dimensions_only() -> None:
     found = objective(RatePolicy(beta=0.5, anneal="constant", free_bits=0.3))
     rates = torch.tensor([0.1, 0.29, 0.31, 2.0], requires_grad=True)

@@ -93,8 +93,8 @@ def config(
     settings = ModelConfig(
         levels=tuple(LevelConfig(name, sizes[name], **(level_options or {})) for name in levels),
         units=UnitConfig(width=16, layers=1, heads=2, window=window),
-        encoder=EncoderConfig(trainable=encoder_trainable, words=options.get("logit_rank", 0) > 0),
-        decoder=DecoderConfig(conditioning_width=16, **{"context": hierarchy[-1], "logit_rank": 0, **options}),
+        encoder=EncoderConfig(trainable=encoder_trainable, words=options.get("logit_rank", 7) > 0),
+        decoder=DecoderConfig(conditioning_width=16, **{"context": hierarchy[-1], "logit_rank": 7, **options}),
     )
     # Weights of ordinary size, so that what should matter does.
     scale = {"initializer_range": 0.3, "vocab_size": vocabulary, "bos_token_id": None, "eos_token_id": None}
