@@ -21,7 +21,6 @@ class LikelihoodEstimate:
     log_likelihood: float
     curve: dict[int, float]  # the same bound with fewer samples: {K: nats}
     min_effective_samples: float
-    mean_effective_samples: float
     resamplings: int = 0
 
 
@@ -30,7 +29,7 @@ def elbo(document: SequentialDocument[State], samples: int, samples_per_chunk: i
     log_weights = _joint_log_weights(document, samples, samples_per_chunk)
     ess = effective_samples(log_weights)
     value = log_weights.mean().item()
-    return LikelihoodEstimate("elbo", samples, value, {1: value}, ess, ess)
+    return LikelihoodEstimate("elbo", samples, value, {1: value}, ess)
 
 
 def iwae(document: SequentialDocument[State], samples: int, samples_per_chunk: int = 16) -> LikelihoodEstimate:
@@ -45,7 +44,7 @@ def iwae(document: SequentialDocument[State], samples: int, samples_per_chunk: i
     for size in _halvings(samples):
         groups = log_weights[: samples // size * size].view(-1, size)
         curve[size] = _log_mean_exp(groups).mean().item()
-    return LikelihoodEstimate("iwae", samples, curve[samples], curve, ess, ess)
+    return LikelihoodEstimate("iwae", samples, curve[samples], curve, ess)
 
 
 def smc(
@@ -101,7 +100,6 @@ def smc(
         log_likelihood=main.log_likelihood(),
         curve={system.size: system.log_likelihood() for system in systems},
         min_effective_samples=ess.min().item(),
-        mean_effective_samples=ess.mean().item(),
         resamplings=main.resamplings,
     )
 
