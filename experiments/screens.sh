@@ -7,7 +7,7 @@ set -eu
 . "$(dirname "$0")/training.sh"
 DATA=data/wiki-small
 RUNS=runs/screen
-TOPICS=runs/wiki-small-topics-document-paragraph-sentence-1
+TOPICS=runs/wiki-small-lm-topics-document-paragraph-sentence-1
 # Every level at beta = 1, half of wiki-small's steps.
 SHORT="train.steps=200 train.validate_every=200"
 FREE="objective.levels={}"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The Wikipedia experiment: every arm continues one language model for the same tokens on the same schedule.
+# The Wikipedia experiment: every arm of one context continues one language model for the same tokens on the same schedule.
 #   sh experiments/wiki.sh SOURCE [SIZE] [SEEDS]
 # SOURCE: a folder (or any other source) with the splits train, validation and test. SIZE: small (a CPU, hours) or
 # full (a GPU). SEEDS: "1 2 3" for the language model, the three-level model and the flat document model; the other
@@ -18,9 +18,20 @@ case $SIZE in
     *) echo "SIZE is '$SIZE'; it must be small or full" >&2; exit 2 ;;
 esac
 
+# The language model that arms start from. Those whose sentences see the document have one of their own, which has seen
+# half of the sentences before, at random.
+BASE=$RUNS-lm
+WIDE_BASE=$RUNS-lm-wide
+
+# continued NAME SEED [section.key=value ...]: the language model for the tokens that a VAE gets
+continued() {
+    name=$1; seed=$2; shift 2
+    train "wiki-$SIZE-lm-continued" "$RUNS-$name-$seed" model.decoder.name="$BASE" train.seed="$seed" "$@"
+}
+
 # vae NAME SEED LEVELS RATES [section.key=value ...]: topics first, then with the decoder. RATES: `kept` steers sentences
 # to a rate of their own once the decoder runs, as wiki-$SIZE does; `free` leaves every level to beta = 1. Arms of the same
-# levels share their topics.
+# levels and language model share their topics.
 vae() {
     name=$1; seed=$2; levels=""; ramps=""; policies=""
     for level in $3; do
@@ -35,12 +46,12 @@ vae() {
         ramps="$ramps$level: {anneal: linear, $times}, "
         policies="$policies$level: {anneal: constant$target}, "
     done
-    topics="$RUNS-topics-$(echo "$3" | tr " " -)-$seed"
+    topics="$BASE-topics-$(echo "$3" | tr " " -)-$seed"
     shift 4
-    train "wiki-$SIZE-topics" "$topics" "model.levels=[$levels]" "objective.levels={$ramps}" \
-        train.seed="$seed" "$@"
+    set -- model.decoder.name="$BASE" train.seed="$seed" "$@"
+    train "wiki-$SIZE-topics" "$topics" "model.levels=[$levels]" "objective.levels={$ramps}" "$@"
     train "wiki-$SIZE" "$RUNS-$name-$seed" "model.levels=[$levels]" "objective.levels={$policies}" \
-        train.start_from="$topics" train.seed="$seed" "$@"
+        train.start_from="$topics" "$@"
 }
 
 # score RUN: all documents by the ELBO, 40 by smc (a language model is exact), latents
@@ -64,10 +75,10 @@ if [ ! -f "$DATA/textvae_data.json" ]; then
     rm -rf "$DATA"
     textvae prepare "$SOURCE" --out "$DATA" --max-document-sentences 32 --num-proc 2 --cache-features $PREPARE
 fi
-train "wiki-$SIZE-lm" "$RUNS-lm"
+train "wiki-$SIZE-lm" "$BASE"
 ALL=""
 for seed in $SEEDS; do
-    train "wiki-$SIZE-lm-continued" "$RUNS-lm-sentence-$seed" train.seed="$seed"
+    continued lm-sentence "$seed"
     vae three "$seed" "document paragraph sentence" kept
     vae three-free "$seed" "document paragraph sentence" free
     vae flat "$seed" "document" free
@@ -76,7 +87,9 @@ done
 first=${SEEDS%% *}
 vae two "$first" "document sentence" free
 vae sentence "$first" "sentence" free
-train "wiki-$SIZE-lm-continued" "$RUNS-lm-document-$first" train.seed="$first" model.decoder.context=document
+train "wiki-$SIZE-lm" "$WIDE_BASE" model.decoder.context=document model.decoder.context_dropout=0.5
+BASE=$WIDE_BASE
+continued lm-document "$first" model.decoder.context=document
 vae three-document "$first" "document paragraph sentence" kept model.decoder.context=document
 ALL="$ALL $RUNS-two-$first $RUNS-sentence-$first $RUNS-lm-document-$first $RUNS-three-document-$first"
 for run in $ALL; do score "$run"; done
