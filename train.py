@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from textvae.config import load_config
-from textvae.training import train
+from textvae.training.loop import train
 
 
 def main() -> int:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from textvae.data.segmentation import segment_sentences
+from textvae.data.text.segmentation import segment_sentences
 
 GOLD = Path(__file__).with_name("segmentation_gold.txt")
 

@@ -7,9 +7,9 @@
 
 import argparse
 
-from textvae.data.corpus import CorpusOptions, read_corpus
-from textvae.data.tokenizer import train_sentencepiece, train_words
-from textvae.data.units import TreeBuilder, paragraphs_of
+from textvae.data.sources.corpus import CorpusOptions, read_corpus
+from textvae.data.text.tokenizer import train_sentencepiece, train_words
+from textvae.data.text.tree import TreeBuilder, paragraphs_of
 
 
 def main() -> None:

@@ -11,10 +11,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from report_page.inputs import read_latents, read_perplexity
 from run_arguments import exit_code
 
-from textvae.likelihood.perplexity import mean_difference
+from textvae.evaluation.likelihood.perplexity import mean_difference
+from textvae.evaluation.report.inputs import read_latents, read_perplexity
 
 TEXT = ("documents", "tokens")
 BOUND = ("estimator", "samples")
@@ -32,8 +32,10 @@ def main() -> None:
     _check_alike(bounded, BOUND)
     first = scored[0][1]
     bound = f"{bounded[0][1]['estimator']}, K = {bounded[0][1]['samples']}" if bounded else "exact"
-    print(f"{first['documents']} documents, {first['tokens']} tokens, {bound}; "
-          "all else in nats per document, the difference with its standard error over documents\n")  # fmt: skip
+    print(
+        f"{first['documents']} documents, {first['tokens']} tokens, {bound}; "
+        "all else in nats per document, the difference with its standard error over documents\n"
+    )
     print(
         "| run | per token | ratio | difference | bits/byte | distortion | rates | active | shuffle | payoff (mean) |"
     )

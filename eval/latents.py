@@ -9,9 +9,15 @@ from typing import Any
 from run_arguments import evaluation_parser, evaluation_process, exit_code, write_json
 from sacrebleu.metrics import BLEU
 
-from textvae.checkpoint import load_run
-from textvae.data.opening import open_documents
-from textvae.diagnostics import LevelDiagnostics, Reconstruction, exact_match, latent_diagnostics, reconstruct
+from textvae.data.dataset import open_documents
+from textvae.evaluation.diagnostics import (
+    LevelDiagnostics,
+    Reconstruction,
+    exact_match,
+    latent_diagnostics,
+    reconstruct,
+)
+from textvae.runs import load_run
 
 HEADER = (
     "                          |  rate, nats per  |    mutual    |  rise of the NLL, nats per unit, |  payoff over",
@@ -23,11 +29,15 @@ ROW = "{:<12}{:>6}{:>7} |{:>7}{:>10} |{:>13} |{:>16}{:>17} |{:>6}{:>7}"
 def main() -> None:
     parser = evaluation_parser(__doc__)
     parser.add_argument(
-        "--reconstruct", type=int, default=20, metavar="N",
+        "--reconstruct",
+        type=int,
+        default=20,
+        metavar="N",
         help="documents to decode greedily from their posterior means (default: %(default)s; 0 leaves it out)",
-    )  # fmt: skip
-    parser.add_argument("--batch-tokens", type=int, default=8192, metavar="N",
-                        help="scored at a time (default: %(default)s)")  # fmt: skip
+    )
+    parser.add_argument(
+        "--batch-tokens", type=int, default=8192, metavar="N", help="scored at a time (default: %(default)s)"
+    )
     arguments = parser.parse_args()
     if arguments.reconstruct < 0:
         raise ValueError(f"--reconstruct is {arguments.reconstruct}; it must be 0 or more")

@@ -17,7 +17,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.linear_gaussian import GaussianDocument, LinearGaussianHierarchy, document
-from textvae.likelihood import LikelihoodEstimate, elbo, iwae, smc
+from textvae.evaluation.likelihood import LikelihoodEstimate, elbo, iwae, smc
 
 COUPLINGS = {"weak": 0.08, "medium": 0.3, "strong": 0.6}
 SENTENCES = (3, 10, 50, 200)

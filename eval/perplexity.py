@@ -7,9 +7,9 @@ from accelerate.utils import gather_object
 from run_arguments import evaluation_parser, evaluation_process, exit_code, write_json
 from tqdm import tqdm
 
-from textvae.checkpoint import load_run
-from textvae.data.opening import open_documents
-from textvae.likelihood.perplexity import perplexity_report, score_documents
+from textvae.data.dataset import open_documents
+from textvae.evaluation.likelihood.perplexity import perplexity_report, score_documents
+from textvae.runs import load_run
 
 
 def main() -> None:
@@ -26,9 +26,13 @@ def main() -> None:
     documents = open_documents(arguments.data, model.processor, arguments.split, arguments.limit)
     choice = arguments.estimator, arguments.samples, arguments.seed
     mine = score_documents(
-        model, documents, *choice, batch_tokens=arguments.batch_tokens,
-        process=process.process_index, num_processes=process.num_processes,
-    )  # fmt: skip
+        model,
+        documents,
+        *choice,
+        batch_tokens=arguments.batch_tokens,
+        process=process.process_index,
+        num_processes=process.num_processes,
+    )
     share = -(-len(documents) // process.num_processes)
     bar = tqdm(mine, total=share, unit="document", leave=False, disable=not process.is_main_process)
     scores = gather_object(list(bar))

@@ -12,9 +12,9 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from textvae.checkpoint import load_run
-from textvae.data.opening import open_documents
-from textvae.embedding import document_features
+from textvae.data.dataset import open_documents
+from textvae.evaluation.probing import document_features
+from textvae.runs import load_run
 
 ENCODER = "encoder_mean"
 TEST_SHARE = 0.3
@@ -65,12 +65,18 @@ def main() -> None:
         "majority": score(DummyClassifier(strategy="most_frequent"), np.zeros((len(labels), 1))),
         ENCODER: probe(features[ENCODER]),
     }
-    write_json(arguments.out, {
-        "label": arguments.label, "classes": num_classes, "train": len(train), "test": len(test),
-        "left_out_rare": int((~kept).sum()),
-        "levels": {name: asdict(value) for name, value in levels.items()},
-        "baselines": {name: asdict(value) for name, value in baselines.items()},
-    })  # fmt: skip
+    write_json(
+        arguments.out,
+        {
+            "label": arguments.label,
+            "classes": num_classes,
+            "train": len(train),
+            "test": len(test),
+            "left_out_rare": int((~kept).sum()),
+            "levels": {name: asdict(value) for name, value in levels.items()},
+            "baselines": {name: asdict(value) for name, value in baselines.items()},
+        },
+    )
     for name, value in (levels | baselines).items():
         print(f"{name:<14} accuracy {value.accuracy:.3f}  macro F1 {value.f1_macro:.3f}")
 

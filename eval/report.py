@@ -9,8 +9,10 @@ import shlex
 import sys
 from pathlib import Path
 
-from report_page.inputs import read_latents, read_perplexity, read_run
-from report_page.measurements import (
+from run_arguments import exit_code
+
+from textvae.evaluation.report.inputs import read_latents, read_perplexity, read_run
+from textvae.evaluation.report.measurements import (
     CURVE_SHARE,
     MAP_SHARE,
     ReportDocuments,
@@ -19,10 +21,8 @@ from report_page.measurements import (
     measure_perplexities,
     themed_samples,
 )
-from report_page.page import Figures, Report, Sourced, render
-from run_arguments import exit_code
-
-from textvae.checkpoint import load_run
+from textvae.evaluation.report.page import Figures, Report, Sourced, render
+from textvae.runs import load_run
 
 
 def main() -> None:
@@ -74,10 +74,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", help="prepared data set, or any source of `textvae prepare` (default: the run's)")
     parser.add_argument("--split", default="validation", help="split of the data (default: %(default)s)")
     parser.add_argument(
-        "--limit", type=int, default=50, metavar="N",
+        "--limit",
+        type=int,
+        default=50,
+        metavar="N",
         help=f"documents for what is measured here (default: %(default)s); the map takes {MAP_SHARE} times as many, "
         f"the curves over K {CURVE_SHARE:g} times",
-    )  # fmt: skip
+    )
     parser.add_argument("--latents", metavar="FILE.json", help="result of eval/latents.py")
     parser.add_argument(
         "--perplexity", nargs="+", default=[], metavar="FILE.json", help="results of eval/perplexity.py"

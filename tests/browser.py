@@ -113,11 +113,24 @@ def render(page: Path, folder: Path) -> Rendered:
     harness = folder / "harness.html"
     harness.write_text(HARNESS.replace("PAGE", page.as_uri()), encoding="utf-8")
     command = [
-        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-extensions",
-        "--host-resolver-rules=MAP * ~NOTFOUND", "--allow-file-access-from-files", f"--user-data-dir={folder}/profile",
-        "--enable-logging=stderr", "--log-level=0", "--virtual-time-budget=20000", "--dump-dom", harness.as_uri(),
-    ]  # fmt: skip
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-extensions",
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        "--allow-file-access-from-files",
+        f"--user-data-dir={folder}/profile",
+        "--enable-logging=stderr",
+        "--log-level=0",
+        "--virtual-time-budget=20000",
+        "--dump-dom",
+        harness.as_uri(),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     (found,) = re.findall('<pre id="result">(.*?)</pre>', done.stdout, re.DOTALL)
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]

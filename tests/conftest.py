@@ -12,11 +12,11 @@ from tiny import perturb
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from textvae.building import build_model
+from textvae.build import build_model
 from textvae.config import DecoderConfig, EncoderConfig, LevelConfig, ModelConfig, UnitConfig
-from textvae.data.preparation import PrepareOptions, prepare
-from textvae.data.processing import DocumentProcessor
-from textvae.data.tokenizer import train_sentencepiece
+from textvae.data.prepare.pipeline import PrepareOptions, prepare
+from textvae.data.text.processor import DocumentProcessor
+from textvae.data.text.tokenizer import train_sentencepiece
 
 STORY = """The harbour lay quiet in the early light. A single boat moved out past the wall, and its wake
 spread slowly.
@@ -91,8 +91,14 @@ def encoder_backbone(encoder_tokenizer: PreTrainedTokenizerBase, tmp_path_factor
     """A tiny BERT with random weights beside its tokenizer: what `encoder.name` may be."""
     folder = tmp_path_factory.mktemp("encoder-backbone")
     torch.manual_seed(0)
-    config = BertConfig(vocab_size=len(encoder_tokenizer), hidden_size=32, num_hidden_layers=1,
-                        num_attention_heads=2, intermediate_size=48, max_position_embeddings=64)  # fmt: skip
+    config = BertConfig(
+        vocab_size=len(encoder_tokenizer),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=64,
+    )
     BertModel(config).save_pretrained(folder)
     encoder_tokenizer.save_pretrained(folder)
     return str(folder)
@@ -111,9 +117,14 @@ def prepared(encoder_folder: str, decoder_folder: str, tmp_path_factory: pytest.
         lines.append(json.dumps({"id": f"doc-{number}", "paragraphs": paragraphs}))
     (folder / "corpus.jsonl").write_text("\n".join(lines), encoding="utf-8")
     options = PrepareOptions(
-        str(folder / "corpus.jsonl"), str(folder / "prepared"), encoder=encoder_folder, decoder=decoder_folder,
-        max_sentence_tokens=48, validation_fraction=0.2, test_fraction=0.1,
-    )  # fmt: skip
+        str(folder / "corpus.jsonl"),
+        str(folder / "prepared"),
+        encoder=encoder_folder,
+        decoder=decoder_folder,
+        max_sentence_tokens=48,
+        validation_fraction=0.2,
+        test_fraction=0.1,
+    )
     prepare(options)
     return folder / "prepared"
 
@@ -123,11 +134,23 @@ def settings(encoder_backbone: str) -> Callable[..., ModelConfig]:
     """levels, fields of `DecoderConfig` -> the settings of a tiny model."""
 
     def make(*levels: str, model_type: str = "gpt2", **decoder: Any) -> ModelConfig:
-        size = {"n_layer": 1, "n_embd": 32, "n_head": 2, "n_positions": 512, "resid_pdrop": 0.0, "embd_pdrop": 0.0,
-                "attn_pdrop": 0.0}  # fmt: skip
+        size = {
+            "n_layer": 1,
+            "n_embd": 32,
+            "n_head": 2,
+            "n_positions": 512,
+            "resid_pdrop": 0.0,
+            "embd_pdrop": 0.0,
+            "attn_pdrop": 0.0,
+        }
         if model_type == "llama":
-            size = {"num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2,
-                    "tie_word_embeddings": True}  # fmt: skip
+            size = {
+                "num_hidden_layers": 1,
+                "hidden_size": 32,
+                "intermediate_size": 48,
+                "num_attention_heads": 2,
+                "tie_word_embeddings": True,
+            }
         architecture = {"model_type": model_type, **size, **decoder.pop("architecture", {})}
         if "name" in decoder:
             architecture = {}

@@ -41,9 +41,25 @@ def refusal(capture: pytest.CaptureFixture[str], out: Path, script: str, *argume
 def launch(num_processes: int, *commands: Sequence[str]) -> str:
     """What `commands` (script, arguments) print under `accelerate launch` with so many processes, on the CPU."""
     # With --cpu, and without MPI, accelerate starts a single process whatever --num_processes says.
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes",
-               str(num_processes), "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
-               "--main_process_port", "0", __file__, str(num_processes), json.dumps(commands)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        str(num_processes),
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "--main_process_port",
+        "0",
+        __file__,
+        str(num_processes),
+        json.dumps(commands),
+    ]
     environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=240, check=False

@@ -10,11 +10,11 @@ import pytest
 import torch
 from tiny import DOCUMENT, perturb
 
-from textvae.building import build_model
-from textvae.checkpoint import load_run
-from textvae.cli import main
+from textvae.build import build_model
+from textvae.cli.main import main
 from textvae.config import ModelConfig
-from textvae.data.processing import DocumentProcessor
+from textvae.data.text.processor import DocumentProcessor
+from textvae.runs import load_run
 
 ROOT = Path(__file__).parent.parent
 TEXT = "The harbour lay quiet. A single boat moved out.\n\nOld Marta watched it."

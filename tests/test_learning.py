@@ -6,7 +6,7 @@ import torch
 
 from textvae.model.noise import KeyedNoise
 from textvae.model.vae import DocumentVAE
-from textvae.objective import elbo_terms
+from textvae.training.objective import elbo_terms
 
 STEPS = 70
 CASES = [

@@ -4,12 +4,12 @@ import pytest
 import torch
 from tiny import DOCUMENT, perturb, subsets
 
-from textvae.building import build_model
+from textvae.build import build_model
 from textvae.config import ModelConfig
 from textvae.data.document import SourceDocument
-from textvae.data.processing import DocumentProcessor
-from textvae.planning import SamplingOptions
+from textvae.data.text.processor import DocumentProcessor
 from textvae.text_vae import HierarchicalTextVAE
+from textvae.writing.plan import SamplingOptions
 
 TEXTS = [
     "The harbour lay quiet. A single boat moved out.\n\nOld Marta watched it. Nobody had asked her to leave.",

@@ -13,11 +13,11 @@ from transformers import BertConfig, GPT2Config, LlamaConfig
 
 from textvae.config import DecoderConfig, EncoderConfig, LevelConfig, ModelConfig, UnitConfig, to_dict
 from textvae.data.batch import DocumentBatch
-from textvae.data.collation import collate
+from textvae.data.collate import collate
 from textvae.data.document import EncodedDocument
 from textvae.model.noise import KeyedNoise
 from textvae.model.vae import DocumentVAE, TextVAEConfig, VAEOutput
-from textvae.objective import ElboTerms, elbo_terms
+from textvae.training.objective import ElboTerms, elbo_terms
 
 DOCUMENT, FOUR = ("document", "paragraph", "sentence"), ("book", "chapter", "paragraph", "sentence")
 NOISE = KeyedNoise(seed=3, step=5)
@@ -39,6 +39,7 @@ def encoded(name: str, structure: Sequence[Sequence[int]], sentences: Sequence[S
     lengths = [len(words) for words in sentences]
     return EncodedDocument(
         id=name,
+        source_id=name,
         title=None,
         label=None,
         extra="{}",
@@ -100,13 +101,34 @@ def config(
     scale = {"initializer_range": 0.3, "vocab_size": vocabulary, "bos_token_id": None, "eos_token_id": None}
     backbone: GPT2Config | LlamaConfig
     if decoder == "gpt2":
-        backbone = GPT2Config(n_layer=2, n_embd=32, n_head=2, n_positions=512, resid_pdrop=dropout,
-                              embd_pdrop=dropout, attn_pdrop=dropout, **scale)  # fmt: skip
+        backbone = GPT2Config(
+            n_layer=2,
+            n_embd=32,
+            n_head=2,
+            n_positions=512,
+            resid_pdrop=dropout,
+            embd_pdrop=dropout,
+            attn_pdrop=dropout,
+            **scale,
+        )
     else:
-        backbone = LlamaConfig(num_hidden_layers=2, hidden_size=32, intermediate_size=48, num_attention_heads=2,
-                               num_key_value_heads=1, attention_dropout=dropout, **scale)  # fmt: skip
-    encoder = BertConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
-                         intermediate_size=48, initializer_range=0.3)  # fmt: skip
+        backbone = LlamaConfig(
+            num_hidden_layers=2,
+            hidden_size=32,
+            intermediate_size=48,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            attention_dropout=dropout,
+            **scale,
+        )
+    encoder = BertConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=48,
+        initializer_range=0.3,
+    )
     special = {"start_id": START, "end_id": END, "decoder_pad_id": PAD, "encoder_pad_id": PAD}
     return TextVAEConfig(
         hierarchy,
@@ -117,8 +139,9 @@ def config(
     )
 
 
-def model(levels: Sequence[str] = DOCUMENT, hierarchy: Sequence[str] = DOCUMENT, *, seed: int = 0,
-          **options: Any) -> DocumentVAE:  # fmt: skip
+def model(
+    levels: Sequence[str] = DOCUMENT, hierarchy: Sequence[str] = DOCUMENT, *, seed: int = 0, **options: Any
+) -> DocumentVAE:
     """In evaluation mode; zero starts are perturbed, or most tests could not fail."""
     torch.manual_seed(seed)
     built = DocumentVAE(config(levels, hierarchy, **options))

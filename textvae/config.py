@@ -110,11 +110,15 @@ class ModelConfig:
             raise ValueError(f"levels {names} contain a name twice")
         decoder = self.decoder
         if names and decoder.conditioning == "none" and not decoder.prefix_length and not decoder.logit_rank:
-            raise ValueError("the latents reach no text: decoder.conditioning is none, and decoder.prefix_length and "
-                             "decoder.logit_rank are 0")  # fmt: skip
+            raise ValueError(
+                "the latents reach no text: decoder.conditioning is none, and decoder.prefix_length and "
+                "decoder.logit_rank are 0"
+            )
         if names and self.encoder.words and not decoder.logit_rank:
-            raise ValueError("encoder.words shows the posterior words through the latents' own path to the logits, but "
-                             "decoder.logit_rank is 0: set it, or encoder.words=false")  # fmt: skip
+            raise ValueError(
+                "encoder.words shows the posterior words through the latents' own path to the logits, but "
+                "decoder.logit_rank is 0: set it, or encoder.words=false"
+            )
         if self.units.width % self.units.heads:
             raise ValueError(f"units.width {self.units.width} is not a multiple of units.heads {self.units.heads}")
 

@@ -12,13 +12,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from textvae.data.batch import DocumentBatch
-from textvae.data.collation import collate
+from textvae.data.collate import collate
 from textvae.data.document import EncodedDocument, SourceDocument
-from textvae.data.processing import DocumentProcessor
-from textvae.generation import WrittenDocument, write_documents
+from textvae.data.text.processor import DocumentProcessor
 from textvae.model.noise import KeyedNoise
 from textvae.model.vae import DocumentVAE, TextVAEConfig
-from textvae.planning import DocumentPlan, SamplingOptions, plan_of
+from textvae.writing.decode import WrittenDocument, write_documents
+from textvae.writing.plan import DocumentPlan, SamplingOptions, plan_of
 
 
 @dataclass(frozen=True)
@@ -136,9 +136,15 @@ class HierarchicalTextVAE(DocumentVAE):
         return torch.randn(size, generator=torch.Generator().manual_seed(seed))
 
     def interpolate(
-        self, start: str | SourceDocument, end: str | SourceDocument, steps: int, level: str | None = None, *,
-        seed: int = 0, options: SamplingOptions | None = None,
-    ) -> list[GeneratedDocument]:  # fmt: skip
+        self,
+        start: str | SourceDocument,
+        end: str | SourceDocument,
+        steps: int,
+        level: str | None = None,
+        *,
+        seed: int = 0,
+        options: SamplingOptions | None = None,
+    ) -> list[GeneratedDocument]:
         """Documents on the straight way between the latents of two, both ends included.
 
         The latents of `level` (default: the top) move; those above it, and the structure, are the start's; those
@@ -164,9 +170,14 @@ class HierarchicalTextVAE(DocumentVAE):
         return written
 
     def resample(
-        self, source: str | SourceDocument, level: str, num: int = 1, *, seed: int = 0,
+        self,
+        source: str | SourceDocument,
+        level: str,
+        num: int = 1,
+        *,
+        seed: int = 0,
         options: SamplingOptions | None = None,
-    ) -> list[GeneratedDocument]:  # fmt: skip
+    ) -> list[GeneratedDocument]:
         """Variations on a document: its latents and structure above `level` are kept, the rest is drawn anew.
 
         Raises ValueError for a level that the model's data do not have.

@@ -6,13 +6,19 @@ import tiny
 import torch
 
 from textvae.data.batch import BatchLayout, pack
-from textvae.data.collation import collate, encoder_chunks
+from textvae.data.collate import collate, encoder_chunks
 from textvae.data.document import EncodedDocument
 
 LAYOUT = BatchLayout(
-    hierarchy=tiny.DOCUMENT, context="sentence", context_tokens=9, start_id=tiny.START, end_id=tiny.END,
-    decoder_pad_id=tiny.PAD, encoder_pad_id=tiny.PAD, chunk_tokens=64,
-)  # fmt: skip
+    hierarchy=tiny.DOCUMENT,
+    context="sentence",
+    context_tokens=9,
+    start_id=tiny.START,
+    end_id=tiny.END,
+    decoder_pad_id=tiny.PAD,
+    encoder_pad_id=tiny.PAD,
+    chunk_tokens=64,
+)
 
 
 def sentences_of(document: EncodedDocument) -> list[list[int]]:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textvae.data.segmentation import cut_evenly, normalise, segment_sentences, split_paragraphs
+from textvae.data.text.segmentation import cut_evenly, normalise, segment_sentences, split_paragraphs
 
 LETTERS = "ab. \n\t\u00a0\u3000é e\u0301中。😀👩\u200d👩\u200d👧\u0000\u0085\u2028\ud800.?!\"'()…Dr. U.S. 3.5"
 

@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from textvae.data.document import SourceDocument
-from textvae.data.sources import FieldNames, find_files, read_file
+from textvae.data.sources.files import FieldNames, find_files, read_file
 
 
 def read(path: Path, root: Path | None = None, **fields: str) -> list[SourceDocument]:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from textvae.data import tokenizer as module
-from textvae.data.tokenizer import train_sentencepiece, train_words
+from textvae.data.text import tokenizer as module
+from textvae.data.text.tokenizer import train_sentencepiece, train_words
 
 TEXTS = [" ".join(part.split()) for part in STORY.split("\n\n")]
 

@@ -90,10 +90,16 @@ def texts() -> list[tuple[list[list[int]], bool]]:
 
 @pytest.mark.parametrize(
     ("levels", "context", "context_tokens"),
-    [((), "document", 100), ((), "document", 2), ((), "sentence", 9), (("document",), "document", 2),
-     (("sentence",), "document", 3), (("document", "sentence"), "sentence", 9)],
+    [
+        ((), "document", 100),
+        ((), "document", 2),
+        ((), "sentence", 9),
+        (("document",), "document", 2),
+        (("sentence",), "document", 3),
+        (("document", "sentence"), "sentence", 9),
+    ],
     ids=str,
-)  # fmt: skip
+)
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_probabilities_of_all_documents_sum_to_one(
     levels: tuple[str, ...], context: str, context_tokens: int, decoder: str
@@ -102,8 +108,9 @@ def test_probabilities_of_all_documents_sum_to_one(
     p(those that go on) is one. A document goes on where its sentence is cut or a third sentence follows."""
     hierarchy = ("document", "sentence")
     special = {"start_id": 0, "end_id": 0, "decoder_pad_id": 0}
-    vae = tiny.model(levels, hierarchy, decoder=decoder, vocabulary=3, tokens=special, context=context,
-                     context_tokens=context_tokens)  # fmt: skip
+    vae = tiny.model(
+        levels, hierarchy, decoder=decoder, vocabulary=3, tokens=special, context=context, context_tokens=context_tokens
+    )
     cases = texts()
     members = [tiny.encoded(f"text-{n}", [[len(text)]], text) for n, (text, _) in enumerate(cases)]
     batch = tiny.batch_of(vae, members)
@@ -285,8 +292,10 @@ def test_a_bag_of_words_knows_its_sentences_latents_and_no_order() -> None:
     torch.testing.assert_close(*sums)
     assert sums[0].unique().numel() == 7
     same_word = tiny.encoded("same", [[2], [2, 1]], [[5, 5], [5], [5]])
-    both, own, par, doc = (bag(vae, [same_word], levels).round(decimals=4).tolist() for levels in
-                           (tiny.DOCUMENT, ["sentence"], ["paragraph"], ["document"]))  # fmt: skip
+    both, own, par, doc = (
+        bag(vae, [same_word], levels).round(decimals=4).tolist()
+        for levels in (tiny.DOCUMENT, ["sentence"], ["paragraph"], ["document"])
+    )
     assert both[0] == both[1] != both[3], "one prediction for all of a sentence"
     assert own[0] != own[3] != own[5]
     assert par[0] == par[3] != par[5], "sentences of a paragraph share what it adds"

@@ -51,8 +51,9 @@ def test_the_words_that_posteriors_see_are_sufficient_for_the_bag_of_words() -> 
 def posterior_means(vae: DocumentVAE, document: EncodedDocument) -> dict[str, Tensor]:
     sources = dict.fromkeys(tiny.DOCUMENT, "mean")
     with torch.no_grad():
-        passed = vae.hierarchy(vae.features(tiny.batch_of(vae, [document])), tiny.batch_of(vae, [document]),
-                               tiny.NOISE, sources)  # fmt: skip
+        passed = vae.hierarchy(
+            vae.features(tiny.batch_of(vae, [document])), tiny.batch_of(vae, [document]), tiny.NOISE, sources
+        )
     return {name: level.z for name, level in passed.levels.items()}
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from textvae.data.batch import DocumentBatch
-from textvae.data.collation import collate
+from textvae.data.collate import collate
 from textvae.model.hierarchy import EventPlan, structure_events
 from textvae.model.vae import DocumentVAE
 

@@ -13,13 +13,24 @@ COUNTS = [7, 1, 12]
 UNITS = sum(COUNTS)
 
 
-def level(prior: str = "autoregressive", *, window: int = 64, has_parent: bool = True, is_root: bool = False,
-          num_events: int = 2, **options: bool) -> Level:  # fmt: skip
+def level(
+    prior: str = "autoregressive",
+    *,
+    window: int = 64,
+    has_parent: bool = True,
+    is_root: bool = False,
+    num_events: int = 2,
+    **options: bool,
+) -> Level:
     torch.manual_seed(0)
     built = Level(
-        LevelConfig("paragraph", LATENT, prior, **options), UnitConfig(WIDTH, 2, 2, window),
-        num_events=num_events, is_root=is_root, has_parent=has_parent, has_child=True,
-    )  # fmt: skip
+        LevelConfig("paragraph", LATENT, prior, **options),
+        UnitConfig(WIDTH, 2, 2, window),
+        num_events=num_events,
+        is_root=is_root,
+        has_parent=has_parent,
+        has_child=True,
+    )
     perturb(built)
     return built.eval()
 
@@ -150,8 +161,14 @@ def test_structure_is_bernoulli_and_unasked_events_cost_nothing() -> None:
 
 def test_a_fresh_prior_is_standard_normal(units: UnitLevel) -> None:
     torch.manual_seed(0)
-    fresh = Level(LevelConfig("paragraph", LATENT), UnitConfig(WIDTH, 1, 2), num_events=1, is_root=False,
-                  has_parent=True, has_child=False)  # fmt: skip
+    fresh = Level(
+        LevelConfig("paragraph", LATENT),
+        UnitConfig(WIDTH, 1, 2),
+        num_events=1,
+        is_root=False,
+        has_parent=True,
+        has_child=False,
+    )
     z = random(2, UNITS, LATENT)
     prior = fresh(random(1, UNITS, WIDTH), None, units, events(1), z, z).prior
     rate = prior.kl(DiagonalGaussian.standard((UNITS, LATENT), torch.device("cpu")))

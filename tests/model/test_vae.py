@@ -9,7 +9,7 @@ from torch import Tensor
 from textvae.config import LevelConfig, ModelConfig
 from textvae.data.document import EncodedDocument
 from textvae.model.vae import DocumentVAE, check_levels
-from textvae.objective import elbo_terms
+from textvae.training.objective import elbo_terms
 
 CONTEXTS = [("sentence", tiny.DOCUMENT), ("document", tiny.DOCUMENT), ("document", ()), ("paragraph", ("paragraph",))]
 

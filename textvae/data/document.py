@@ -35,6 +35,8 @@ class EncodedDocument:
     """
 
     id: str
+    source_id: str
+    """Id of the source document that this is, or is a section of: sections of one source are not independent."""
     title: str | None
     label: str | None
     extra: str

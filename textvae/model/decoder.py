@@ -100,8 +100,14 @@ class Decoder(nn.Module):
     unigram: Tensor
     """[V] log frequencies, where latents have their own path to the logits."""
 
-    def __init__(self, backbone: PreTrainedModel, config: DecoderConfig, latent_sizes: Mapping[str, int],
-                 num_events: int, layout: BatchLayout) -> None:  # fmt: skip
+    def __init__(
+        self,
+        backbone: PreTrainedModel,
+        config: DecoderConfig,
+        latent_sizes: Mapping[str, int],
+        num_events: int,
+        layout: BatchLayout,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         # Hugging Face asks the children of a model for these when it saves and loads.
@@ -136,8 +142,9 @@ class Decoder(nn.Module):
                 self.register_buffer("unigram", torch.zeros(self.vocabulary.out_features))
         self._at_positions: Tensor | None = None
 
-    def forward(self, z: Mapping[str, Tensor], batch: DocumentBatch, events: Tensor,
-                noise: KeyedNoise | None = None) -> DecoderPass:  # fmt: skip
+    def forward(
+        self, z: Mapping[str, Tensor], batch: DocumentBatch, events: Tensor, noise: KeyedNoise | None = None
+    ) -> DecoderPass:
         """Score all text of `batch` under the latents `z`, each [S, Z_l]; `events` [S, E].
 
         `noise` given means training: words and context are dropped as configured. A document that does not
@@ -160,8 +167,9 @@ class Decoder(nn.Module):
             logits = logits.index_copy(0, place, scored[1].flatten(0, 1))
         return DecoderPass(log_prob[:-1], StructureScores(logits[batch.sentence_end], events))
 
-    def score_chunk(self, chunk: TokenChunk, vectors: Tensor | None, hidden: Hidden | None,
-                    tokens: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
+    def score_chunk(
+        self, chunk: TokenChunk, vectors: Tensor | None, hidden: Hidden | None, tokens: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Log-probabilities [R, C] and event logits [R, C, E] of one chunk."""
         embedded = self.backbone.get_input_embeddings()(chunk.ids)
         inputs: dict[str, Any] = {"inputs_embeds": embedded}
@@ -191,8 +199,10 @@ class Decoder(nn.Module):
         """Score the words of every sentence as a bag, without the backbone: unigram frequencies, moved by the
         topic logits of the latents `z`, each [S, Z_l]; `z` may leave levels out. Says nothing of `events`."""
         if self.conditioner is None or self.vocabulary is None:
-            raise ValueError("a bag of words is predicted through the latents' own path to the logits: the model "
-                             "needs levels, and model.decoder.logit_rank above 0")  # fmt: skip
+            raise ValueError(
+                "a bag of words is predicted through the latents' own path to the logits: the model "
+                "needs levels, and model.decoder.logit_rank above 0"
+            )
         logits = self.unigram + self.topic_logits(self.conditioner(z)).float()
         log_prob = logits.log_softmax(-1)[batch.token_sentence, batch.tokens]
         return DecoderPass(log_prob, StructureScores(torch.zeros_like(events), torch.zeros_like(events)))

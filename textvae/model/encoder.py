@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from textvae.config import UnitConfig
 from textvae.data.batch import DocumentBatch, EncoderChunk
-from textvae.model.units import AttentionPool, UnitTransformer, segment_mean
+from textvae.model.unit_transformer import AttentionPool, UnitTransformer, segment_mean
 
 
 class SentenceEncoder(nn.Module):
@@ -86,8 +86,9 @@ class BottomUp(nn.Module):
     keeps its gradient independent of depth.
     """
 
-    def __init__(self, feature_size: int, word_size: int, hierarchy: Sequence[str], top: int,
-                 config: UnitConfig) -> None:  # fmt: skip
+    def __init__(
+        self, feature_size: int, word_size: int, hierarchy: Sequence[str], top: int, config: UnitConfig
+    ) -> None:
         """`hierarchy`: names of all levels; features are made from the lowest up to level number `top`. `word_size`: 0
         leaves the words out."""
         super().__init__()

@@ -127,13 +127,20 @@ class Hierarchy(nn.Module):
                 above = state[batch.ancestor(number, number_above)]
             events = structure_events(batch, number, self.plan.hosts[number])
             draws = noise.normal(
-                batch.document_key[units.document], name, units.index, level.latent_size,
+                batch.document_key[units.document],
+                name,
+                units.index,
+                level.latent_size,
                 batch.sample[units.document],
-            )  # fmt: skip
+            )
             passes[name] = level(
-                above, None if features is None else features[name], units, events,
-                sources.get(name, "posterior"), draws,
-            )  # fmt: skip
+                above,
+                None if features is None else features[name],
+                units,
+                events,
+                sources.get(name, "posterior"),
+                draws,
+            )
             if level.descend is not None:
                 state = level.state_below(above, passes[name].z, events)
                 number_above = number

@@ -16,7 +16,7 @@ from transformers import DynamicCache
 from textvae.config import LevelConfig, UnitConfig
 from textvae.data.batch import UnitLevel
 from textvae.model.gaussian import DiagonalGaussian, raw_log_variance
-from textvae.model.units import UnitTransformer
+from textvae.model.unit_transformer import UnitTransformer
 
 LatentSource = Literal["posterior", "mean", "prior", "prior mean"] | Tensor
 """Where a level's z comes from: a posterior sample, the posterior mean, a prior sample, the prior mean, or given
@@ -80,8 +80,16 @@ class Level(nn.Module):
     `above` [U, D] is the top-down state of a unit's ancestors: all that the level knows of them.
     """
 
-    def __init__(self, config: LevelConfig, units: UnitConfig, *, num_events: int, is_root: bool,
-                 has_parent: bool, has_child: bool) -> None:  # fmt: skip
+    def __init__(
+        self,
+        config: LevelConfig,
+        units: UnitConfig,
+        *,
+        num_events: int,
+        is_root: bool,
+        has_parent: bool,
+        has_child: bool,
+    ) -> None:
         """`is_root`: one unit a document, so there are no siblings; `has_parent`, `has_child`: whether
         another latent level stands above, below."""
         super().__init__()
@@ -107,8 +115,15 @@ class Level(nn.Module):
         self.structure = _perceptron(width + size, width, num_events) if num_events else None
         self.descend = _perceptron(width + size + num_events, width, width) if has_child else None
 
-    def forward(self, above: Tensor, features: Tensor | None, level: UnitLevel, events: Tensor,
-                source: LatentSource, noise: Tensor) -> LevelPass:  # fmt: skip
+    def forward(
+        self,
+        above: Tensor,
+        features: Tensor | None,
+        level: UnitLevel,
+        events: Tensor,
+        source: LatentSource,
+        noise: Tensor,
+    ) -> LevelPass:
         """All units in parallel. `features` [U, D] may be None when `source` needs no posterior; `noise` [U, Z]."""
         posterior = None if features is None else self.infer(features, above)
         if isinstance(source, Tensor):

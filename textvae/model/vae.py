@@ -71,8 +71,9 @@ class DocumentVAE(PreTrainedModel):
     supports_gradient_checkpointing = False
     _supports_sdpa = True
 
-    def __init__(self, config: TextVAEConfig, encoder: PreTrainedModel | None = None,
-                 decoder: PreTrainedModel | None = None) -> None:  # fmt: skip
+    def __init__(
+        self, config: TextVAEConfig, encoder: PreTrainedModel | None = None, decoder: PreTrainedModel | None = None
+    ) -> None:
         """`encoder`, `decoder`: pretrained backbones; None builds them from `config` (their weights then
         come with the rest)."""
         super().__init__(config)
@@ -135,9 +136,13 @@ class DocumentVAE(PreTrainedModel):
         return self.encoder(batch.encoder_chunks, len(batch.levels[-1]))
 
     def forward(
-        self, batch: DocumentBatch, noise: KeyedNoise, sources: Mapping[str, LatentSource] | None = None,
-        likelihood: Likelihood = "decoder", with_bag: bool = False,
-    ) -> VAEOutput:  # fmt: skip
+        self,
+        batch: DocumentBatch,
+        noise: KeyedNoise,
+        sources: Mapping[str, LatentSource] | None = None,
+        likelihood: Likelihood = "decoder",
+        with_bag: bool = False,
+    ) -> VAEOutput:
         """Infer, draw and score. `sources` says where each level's z comes from (default: its posterior);
         `with_bag` also predicts the words from the top latent alone."""
         passed = self.hierarchy(self.features(batch), batch, noise, sources)
@@ -181,8 +186,10 @@ def check_levels(hierarchy: Sequence[str], settings: ModelConfig) -> tuple[str, 
         if name not in hierarchy:
             raise ValueError(f"there is no level '{name}' in the data; its levels are {list(hierarchy)}, top first")
     if settings.decoder.prefix_length and settings.decoder.context != hierarchy[-1]:
-        raise ValueError(f"model.decoder.prefix_length stands before single sentences: set model.decoder.context to "
-                         f"'{hierarchy[-1]}', not '{settings.decoder.context}'")  # fmt: skip
+        raise ValueError(
+            f"model.decoder.prefix_length stands before single sentences: set model.decoder.context to "
+            f"'{hierarchy[-1]}', not '{settings.decoder.context}'"
+        )
     if list(names) != sorted(names, key=list(hierarchy).index):
         raise ValueError(f"model.levels {list(names)} must stand in the data's order {list(hierarchy)}, top first")
     return names

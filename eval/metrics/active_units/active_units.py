@@ -6,8 +6,8 @@ import evaluate
 import numpy as np
 from datasets import Features, Sequence, Value
 
-from textvae.accumulation import AccumulatedMetric, matrix
-from textvae.diagnostics.statistics import active_units, departure_variance, mean_variance
+from textvae.evaluation.accumulation import AccumulatedMetric, matrix
+from textvae.evaluation.diagnostics.statistics import active_units, departure_variance, mean_variance
 from textvae.model.gaussian import DiagonalGaussian
 
 DESCRIPTION = """

@@ -7,8 +7,8 @@ import evaluate
 import numpy as np
 from datasets import Features, Value
 
-from textvae.accumulation import AccumulatedMetric
-from textvae.metrics import mean_rates
+from textvae.evaluation.accumulation import AccumulatedMetric
+from textvae.training.sums import mean_rates
 
 DESCRIPTION = """
 KL(posterior || prior) of every level of a hierarchical VAE, raw: per unit of the level (a document, a paragraph, a

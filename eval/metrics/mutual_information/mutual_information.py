@@ -7,8 +7,8 @@ import evaluate
 import numpy as np
 from datasets import Features, Sequence, Value
 
-from textvae.accumulation import AccumulatedMetric, matrix
-from textvae.diagnostics.statistics import mutual_information
+from textvae.evaluation.accumulation import AccumulatedMetric, matrix
+from textvae.evaluation.diagnostics.statistics import mutual_information
 from textvae.model.gaussian import DiagonalGaussian
 
 DESCRIPTION = """

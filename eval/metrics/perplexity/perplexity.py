@@ -6,8 +6,8 @@ import evaluate
 import numpy as np
 from datasets import Features, Value
 
-from textvae.accumulation import AccumulatedMetric
-from textvae.likelihood.perplexity import perplexities
+from textvae.evaluation.accumulation import AccumulatedMetric
+from textvae.evaluation.likelihood.perplexity import perplexities
 
 DESCRIPTION = """
 Perplexity per token and per word, and bits per byte, of whole documents. Sums over all documents are divided once,

@@ -1,0 +1,118 @@
+from itertools import chain
+
+import numpy as np
+import pytest
+import tiny
+from test_batch import LAYOUT
+
+from textvae.data.loader import TrainingSteps, evaluation_groups, training_loader
+from textvae.data.plan import BatchPlan, divide, fill, share
+
+COUNTS = np.random.default_rng(0).integers(1, 60, 40)
+BUDGET = 100
+
+
+def epoch_length(plan: BatchPlan) -> int:
+    return next(step for step in range(1000) if plan.epoch(step) == 1)
+
+
+def test_an_epoch_is_every_document_once_in_even_batches() -> None:
+    plan = BatchPlan(COUNTS, BUDGET, seed=1)
+    steps = [plan.documents(step) for step in range(epoch_length(plan))]
+    assert sorted(np.concatenate(steps).tolist()) == list(range(len(COUNTS)))
+    # No border is more than half a document off, however many came before.
+    borders = np.cumsum([COUNTS[step].sum() for step in steps[:-1]])
+    nearest = BUDGET * np.arange(1, len(steps))
+    assert (np.abs(borders - nearest) <= COUNTS.max() / 2).all()
+
+
+def test_a_short_document_between_long_ones_is_no_batch_of_its_own() -> None:
+    parts = [part.tolist() for part in divide(np.arange(4), np.array([100, 5, 98, 97]), 100)]
+    assert parts == [[0], [1, 2], [3]]
+
+
+def test_the_plan_depends_on_seed_and_step_alone() -> None:
+    forwards, later = BatchPlan(COUNTS, BUDGET, seed=1), BatchPlan(COUNTS, BUDGET, seed=1)
+    steps = range(3 * epoch_length(forwards))
+    first = [forwards.documents(step).tolist() for step in steps]
+    assert [later.documents(step).tolist() for step in reversed(steps)][::-1] == first
+    other = BatchPlan(COUNTS, BUDGET, seed=2)
+    assert [other.documents(step).tolist() for step in steps] != first
+    assert first[0] != first[epoch_length(forwards)], "the second epoch must be shuffled anew"
+
+
+def test_a_document_over_the_budget_is_a_batch_of_its_own() -> None:
+    parts = [part.tolist() for part in fill(np.arange(4), np.array([5, 500, 5, 5]), 10)]
+    assert parts == [[0], [1], [2, 3]]
+
+
+@pytest.mark.parametrize("num_processes", [1, 2, 3, 7])
+def test_a_share_is_a_balanced_partition(num_processes: int) -> None:
+    documents = np.random.default_rng(3).permutation(len(COUNTS))[:12]
+    parts = share(documents, COUNTS, num_processes)
+    assert sorted(np.concatenate(parts).tolist()) == sorted(documents.tolist())
+    loads = [int(COUNTS[part].sum()) for part in parts]
+    assert max(loads) - min(loads) <= COUNTS[documents].max()
+    assert [part.tolist() for part in share(documents[::-1], COUNTS, num_processes)] == [p.tolist() for p in parts]
+
+
+def steps_of(process: int, num_processes: int, micro: int = 10_000, batch_tokens: int = 30) -> TrainingSteps:
+    members = tiny.documents()
+    counts = np.array([document.num_tokens for document in members])
+    plan = BatchPlan(counts, batch_tokens, seed=0)
+    return TrainingSteps(
+        members.__getitem__,
+        plan,
+        LAYOUT,
+        steps=6,
+        micro_batch_tokens=micro,
+        process=process,
+        num_processes=num_processes,
+    )
+
+
+@pytest.mark.parametrize("micro", [1, 15, 10_000])
+@pytest.mark.parametrize("num_processes", [1, 2, 5])
+def test_processes_and_micro_batches_together_make_the_global_batch(num_processes: int, micro: int) -> None:
+    for step in range(6):
+        whole = steps_of(0, 1)[step]
+        parts = [steps_of(process, num_processes, micro)[step] for process in range(num_processes)]
+        assert all(part.batches for part in parts), "every process needs a backward pass"
+        assert {part.global_tokens for part in parts} == {whole.global_tokens}
+        counted = [batch for part in parts for batch in part.batches if part.weight]
+        assert sum(batch.num_tokens for batch in counted) == whole.global_tokens
+        names = [name for batch in counted for name in batch.ids]
+        assert sorted(names) == sorted(name for batch in whole.batches for name in batch.ids)
+        if micro == 1:
+            assert all(len(batch) == 1 for batch in counted)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_loader_starts_anywhere(num_workers: int) -> None:
+    data = steps_of(0, 1)
+    found = [[batch.ids for batch in part.batches] for part in training_loader(data, 2, num_workers)]
+    assert found == [[batch.ids for batch in data[step].batches] for step in range(2, 6)]
+
+
+@pytest.mark.parametrize("num_processes", [1, 2, 3, 50])
+@pytest.mark.parametrize("documents", [None, np.array([30, 2, 3, 17, 9])], ids=["all", "some"])
+def test_evaluation_scores_every_document_in_the_same_group_for_any_number_of_processes(
+    documents: np.ndarray | None, num_processes: int
+) -> None:
+    whole = list(evaluation_groups(COUNTS, BUDGET, documents=documents))
+    assert len(whole) > 1
+    assert sorted(chain.from_iterable(whole)) == sorted(range(len(COUNTS)) if documents is None else documents.tolist())
+    shares = [
+        list(evaluation_groups(COUNTS, BUDGET, documents=documents, process=process, num_processes=num_processes))
+        for process in range(num_processes)
+    ]
+    assert sorted(chain.from_iterable(shares)) == sorted(whole)
+    lengths = [COUNTS[group].tolist() for share in shares for group in share]
+    assert all(group == sorted(group) and sum(group) <= BUDGET for group in lengths)
+    if num_processes == 50:
+        assert [] in shares, "more processes than groups leave some idle"
+
+
+def test_an_empty_split_is_refused() -> None:
+    with pytest.raises(ValueError, match="no document"):
+        BatchPlan(np.array([], dtype=np.int64), 10, 0)

@@ -1,0 +1,273 @@
+"""`prepare` and `load_prepared`: what is written, counted, carved and refused."""
+
+import json
+import shutil
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+from conftest import STORY
+
+from textvae.data.dataset import load_prepared
+from textvae.data.prepare.pipeline import PreparationSummary, PrepareOptions, prepare
+from textvae.data.sources.corpus import CarveOptions, carve_splits, parse_rows, with_unique_ids
+from textvae.data.sources.files import FieldNames
+
+PARAGRAPHS = [" ".join(part.split()) for part in STORY.split("\n\n")]
+
+
+@pytest.fixture
+def run(tmp_path: Path, encoder_folder: str, decoder_folder: str):
+    """source, options -> summary; the data set is at tmp_path / out."""
+
+    def run(source: Path | str, out: str = "out", feature_fn=None, **options: Any) -> PreparationSummary:
+        options = {"encoder": encoder_folder, "decoder": decoder_folder, "max_sentence_tokens": 48} | options
+        return prepare(PrepareOptions(str(source), str(tmp_path / out), **options), feature_fn)
+
+    return run
+
+
+def write_jsonl(path: Path, records: list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+def stories(count: int, prefix: str = "d") -> list[dict[str, Any]]:
+    """Documents of different lengths out of the story's paragraphs."""
+    return [
+        {"id": f"{prefix}{n}", "paragraphs": [PARAGRAPHS[(n + k) % 4] for k in range(1 + n % 3)]} for n in range(count)
+    ]
+
+
+def test_what_is_written_reads_back(run, tmp_path: Path) -> None:
+    records = stories(40)
+    records[3] |= {"title": "T", "label": "L", "year": 1901}
+    summary = run(write_jsonl(tmp_path / "a.jsonl", records))
+    texts = {}
+    for split, counted in summary.splits.items():
+        prepared = load_prepared(tmp_path / "out", split)
+        documents = [prepared.read(number) for number in range(len(prepared))]
+        assert len(documents) == counted.sections == counted.documents_kept == counted.documents_read
+        assert prepared.token_counts.tolist() == [document.num_tokens for document in documents]
+        assert sum(document.num_tokens for document in documents) == counted.tokens
+        assert sum(document.num_words for document in documents) == counted.words
+        assert sum(document.num_bytes for document in documents) == counted.bytes
+        assert sum(len(document.sentences) for document in documents) == counted.sentences
+        assert isinstance(documents[0].decoder_ids, np.ndarray)
+        assert isinstance(documents[0].structure, list)
+        texts |= {document.id: document for document in documents}
+    assert {name: document.text() for name, document in texts.items()} == {
+        record["id"]: "\n\n".join(record["paragraphs"]) for record in records
+    }
+    kept = texts["d3"]
+    assert (kept.title, kept.label, json.loads(kept.extra)) == ("T", "L", {"year": 1901})
+
+
+def test_everything_that_happens_is_counted(run, tmp_path: Path) -> None:
+    records = [
+        {"id": "plain", "text": "The wind rose."},
+        {"id": "blank", "text": " \n "},
+        {"id": "long", "text": "boat " * 100},
+        {"id": "holes", "paragraphs": ["One.", "", "Two."]},
+        {"id": "plain", "text": "Again."},
+        {"id": "cut", "paragraphs": PARAGRAPHS},
+    ]
+    path = write_jsonl(tmp_path / "a.jsonl", records)
+    options = {"validation_fraction": 0.0, "test_fraction": 0.0, "max_document_sentences": 6}
+    counted = run(path, **options).splits["train"]
+    assert (counted.documents_read, counted.documents_kept, counted.documents_set_aside) == (6, 5, 1)
+    assert [(entry.id, entry.reason) for entry in counted.set_aside] == [("blank", "it holds no sentence")]
+    assert (counted.sentences_split, counted.empty_units_removed, counted.ids_renamed) == (1, 1, 1)
+    assert counted.documents_cut == 1
+    prepared = load_prepared(tmp_path / "out", "train")
+    assert prepared.dataset["id"][:] == ["plain", "long", "holes", "plain~2", "cut#1", "cut#2", "cut#3"]
+    assert counted.sections == 7
+    described = json.loads((tmp_path / "out" / "textvae_data.json").read_text(encoding="utf-8"))
+    assert described["splits"]["train"]["set_aside"] == [{"id": "blank", "reason": "it holds no sentence"}]
+    assert described["hierarchy"] == ["document", "paragraph", "sentence"]
+    assert described["versions"]["sentencex"]
+
+
+def test_the_rows_do_not_depend_on_the_number_of_processes(run, tmp_path: Path) -> None:
+    folder = tmp_path / "corpus"
+    for number in range(3):
+        write_jsonl(folder / f"part{number}.jsonl", stories(30, f"{number}-"))
+    run(folder, "one", num_proc=1, decoder=None, vocabulary_size=400)
+    run(folder, "three", num_proc=3, decoder=None, vocabulary_size=400)
+    for split in ("train", "validation", "test"):
+        one, three = (load_prepared(tmp_path / name, split) for name in ("one", "three"))
+        assert one.dataset.with_format(None)[:] == three.dataset.with_format(None)[:]
+    names = ("decoder_tokenizer/tokenizer.json", "encoder_tokenizer/tokenizer.json", "processor.json")
+    assert all((tmp_path / "one" / n).read_bytes() == (tmp_path / "three" / n).read_bytes() for n in names)
+
+
+def test_missing_splits_are_carved_and_given_ones_kept(run, tmp_path: Path) -> None:
+    folder = tmp_path / "corpus"
+    write_jsonl(folder / "train.jsonl", stories(60))
+    write_jsonl(folder / "test.jsonl", stories(5, "t"))
+    run(folder, validation_fraction=0.2, test_fraction=0.3)
+    ids = {split: load_prepared(tmp_path / "out", split).dataset["id"][:] for split in ("train", "validation", "test")}
+    assert ids["test"] == [f"t{n}" for n in range(5)]
+    assert 5 <= len(ids["validation"]) <= 20
+    assert sorted(ids["train"] + ids["validation"]) == sorted(f"d{n}" for n in range(60))
+
+
+def rows(names: list[str]) -> datasets.Dataset:
+    return datasets.Dataset.from_dict({"id": names, "text": names})
+
+
+def test_a_document_keeps_its_split_when_others_come_and_go() -> None:
+    options = CarveOptions(0.2, 0.1, seed=0)
+    before = carve_splits({"train": rows([f"d{n}" for n in range(200)])}, options)
+    after = carve_splits({"train": rows([f"d{n}" for n in range(300, 50, -1)])}, options)
+    place = {name: split for split, part in before.items() for name in part["id"]}
+    moved = [name for split, part in after.items() for name in part["id"] if place.get(name, split) != split]
+    assert moved == []
+    assert 20 <= len(before["validation"]) <= 60
+    assert (
+        carve_splits({"train": rows([f"d{n}" for n in range(200)])}, CarveOptions(0.2, 0.1, 1))["test"]["id"][:]
+        != before["test"]["id"][:]
+    )
+
+
+def test_every_carved_split_gets_a_document_or_none_is_carved() -> None:
+    carved = carve_splits({"train": rows(["a", "b", "c"])}, CarveOptions(0.01, 0.01, 0))
+    assert {split: len(part) for split, part in carved.items()} == {"train": 1, "validation": 1, "test": 1}
+    with pytest.raises(ValueError, match=r"2 documents are too few.*validation_fraction"):
+        carve_splits({"train": rows(["a", "b"])}, CarveOptions(0.01, 0.01, 0))
+    assert list(carve_splits({"train": rows(["a"])}, CarveOptions(0, 0, 0))) == ["train"]
+    with pytest.raises(ValueError, match="no 'train'"):
+        carve_splits({"test": rows(["a"])}, CarveOptions(0.1, 0.1, 0))
+
+
+def test_renamed_ids_never_meet_others() -> None:
+    unique, renamed = with_unique_ids(rows(["a", "a", "a~2", "a", "b"]))
+    assert unique["id"][:] == ["a", "a~3", "a~2", "a~4", "b"]
+    assert renamed == 2
+
+
+def test_rows_of_a_data_set_with_class_labels() -> None:
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    found = datasets.Dataset.from_dict({"text": ["One."], "label": [1]}, features=features)
+    (document,) = parse_rows(found, "name/train", FieldNames())
+    assert (document.id, document.label, document.text) == ("name/train:0", "yes", "One.")
+
+
+def test_features_are_cached_by_sentence(run, tmp_path: Path) -> None:
+    def lengths_and_first(sentences: list[list[int]]) -> np.ndarray:
+        return np.array([[len(ids), ids[1]] for ids in sentences], dtype=np.float32)
+
+    path = write_jsonl(tmp_path / "a.jsonl", stories(20))
+    run(path, feature_fn=lengths_and_first, cache_features=True)
+    prepared = load_prepared(tmp_path / "out", "train")
+    assert prepared.dataset.features["features"].feature == datasets.Value("float16")
+    for document in map(prepared.read, range(len(prepared))):
+        expected = document.features.reshape(len(document.sentences), 2)
+        starts = np.cumsum([0, *document.encoder_lengths])
+        for row, (start, end) in zip(expected, pairwise(starts), strict=True):
+            assert row.tolist() == [end - start, document.encoder_ids[start + 1]]
+
+
+def test_features_of_the_wrong_shape_are_refused(run, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", stories(20))
+    with pytest.raises(ValueError, match="feature_fn gave an array of shape"):
+        run(path, feature_fn=lambda sentences: np.zeros((1, 2)), cache_features=True)
+    with pytest.raises(ValueError, match="cache_features and feature_fn go together"):
+        run(path, cache_features=True)
+
+
+def test_a_prepared_data_set_lends_its_vocabulary(run, tmp_path: Path, encoder_folder: str) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", stories(20))
+    run(path, "first", decoder=None, vocabulary_size=380)
+    run(path, "second", decoder=str(tmp_path / "first"))
+    first, second = (load_prepared(tmp_path / name, "train") for name in ("first", "second"))
+    assert first.dataset.with_format(None)[:] == second.dataset.with_format(None)[:]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"text": "fine"}\n{broken', r"bad\.jsonl, line 2: not valid JSON"),
+        ('{"body": "fine"}', r"bad\.jsonl, line 1: no field 'text'"),
+        ('{"text": ""}\n{"text": ""}\n{"text": ""}', "no document of split .* has any text"),
+        ("", "there is no document to read in .*bad"),
+        ('{"id": "x", "units": [["a", ["b"]]]}', "document 'x' does not fit the hierarchy"),
+    ],
+)
+@pytest.mark.parametrize("num_proc", [1, 2])
+def test_bad_sources_are_refused_and_leave_nothing(run, tmp_path: Path, content, message, num_proc) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        run(path, num_proc=num_proc, validation_fraction=0.0, test_fraction=0.0)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["bad.jsonl"]
+
+
+def test_an_empty_file_among_others_is_set_aside_by_name(run, tmp_path: Path) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for number in range(20):
+        (folder / f"t{number:02}.txt").write_text(STORY, encoding="utf-8")
+    (folder / "void.txt").touch()
+    summary = run(folder, validation_fraction=0.0, test_fraction=0.0)
+    assert [entry.id for entry in summary.splits["train"].set_aside] == ["void"]
+    assert "set aside 'void': it holds no sentence" in str(summary)
+
+
+def test_a_source_that_is_nowhere_is_refused(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match="'no/such-data' is neither 'python-docs', nor a file or folder here"):
+        run("no/such-data")
+
+
+def test_limit_reads_the_first_documents_of_each_split(run, tmp_path: Path) -> None:
+    folder = tmp_path / "corpus"
+    for split in ("train", "validation", "test"):
+        write_jsonl(folder / f"{split}.jsonl", stories(9, split[0]))
+    run(folder, limit=4)
+    assert load_prepared(tmp_path / "out", "validation").dataset["id"][:] == ["v0", "v1", "v2", "v3"]
+
+
+def test_an_existing_folder_is_not_touched(run, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ValueError, match="exists already"):
+        run(write_jsonl(tmp_path / "a.jsonl", stories(20)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"limit": 0}, "limit is 0"),
+        ({"num_proc": 0}, "num_proc is 0"),
+        ({"test_fraction": 1.0}, "test_fraction 1.0"),
+    ],
+)
+def test_impossible_options_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PrepareOptions("a", "b", **change)
+
+
+def test_incomplete_folders_are_refused(run, tmp_path: Path) -> None:
+    run(write_jsonl(tmp_path / "a.jsonl", stories(20)))
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match="no split 'dev'; it has train, validation, test"):
+        load_prepared(out, "dev")
+    described = (out / "textvae_data.json").read_text(encoding="utf-8")
+    (out / "textvae_data.json").write_text(described.replace('"sections": 1,', '"sections": 2,'), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"split 'test'.*has 1 rows, not 2; prepare it again"):
+        load_prepared(out, "test")
+    next((out / "test").glob("*.arrow")).unlink()
+    with pytest.raises(ValueError, match=r"split 'test'.*damaged.*textvae prepare"):
+        load_prepared(out, "test")
+    shutil.rmtree(out / "validation")
+    with pytest.raises(ValueError, match=r"split 'validation'.*damaged.*textvae prepare"):
+        load_prepared(out, "validation")
+    (out / "textvae_data.json").unlink()
+    with pytest.raises(ValueError, match=r"no complete prepared data set.*textvae prepare"):
+        load_prepared(out, "train")
+    with pytest.raises(ValueError, match="no complete prepared data set"):
+        load_prepared(tmp_path / "nowhere", "train")

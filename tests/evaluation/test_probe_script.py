@@ -1,0 +1,109 @@
+"""eval/probe.py as a user runs it, on labels that the text gives away and on labels that it does not."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from run_scripts import refusal, run_script
+from tiny import DOCUMENT
+
+TOPICS = {
+    "sea": "A single boat moved out past the wall. The boats turned back one after the other.",
+    "shop": "Old Marta had sold rope and lamps there for forty years.\n\nNobody had ever asked her to leave.",
+    "night": "At midnight a light was seen.",
+}
+MakeRun = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def run(make_run: MakeRun) -> str:
+    return make_run(*DOCUMENT)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Callable[..., str]:
+    """Records -> a labelled source."""
+
+    def write(records: Sequence[dict[str, Any]]) -> str:
+        path = tmp_path / "labelled.jsonl"
+        path.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+def probe(run: str, data: str, out: Path, *more: str) -> int:
+    return run_script("eval/probe.py", "--model", run, "--data", data, "--out", str(out), *more)
+
+
+def labelled(*labels: str, field: str = "label") -> list[dict[str, Any]]:
+    """One document for every label, its text given away by it."""
+    return [{"text": TOPICS[label], field: label} for label in labels]
+
+
+def test_a_label_that_the_text_gives_away(
+    run: str, corpus: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Ten documents on the sea, ten on a shop, and one on a night that is too rare to be learned."""
+    data = corpus(labelled(*["sea"] * 10, *["shop"] * 10, "night", field="topic"))
+    out = tmp_path / "probe.json"
+    assert probe(run, data, out, "--label", "topic") == 0
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert {key: found[key] for key in ("label", "classes", "train", "test", "left_out_rare")} == {
+        "label": "topic",
+        "classes": 2,
+        "train": 14,
+        "test": 6,
+        "left_out_rare": 1,
+    }
+    assert tuple(found["levels"]) == DOCUMENT
+    perfect = {"accuracy": 1.0, "f1_macro": 1.0}
+    assert all(score == perfect for score in (*found["levels"].values(), found["baselines"]["encoder_mean"]))
+    # Always the same answer: half right, F1 2/3 for the one class and 0 for the other.
+    assert found["baselines"]["majority"] == pytest.approx({"accuracy": 0.5, "f1_macro": 1 / 3})
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [*DOCUMENT, "majority", "encoder_mean"]
+
+
+def test_a_label_that_the_text_says_nothing_of(run: str, corpus: Callable[..., str], tmp_path: Path) -> None:
+    """The same text under two labels, one of them in six of twenty documents."""
+    data = corpus([{"text": TOPICS["sea"], "label": "rare" if number % 10 < 3 else "frequent"} for number in range(20)])
+    assert probe(run, data, tmp_path / "probe.json") == 0
+    found = json.loads((tmp_path / "probe.json").read_text(encoding="utf-8"))
+    majority = found["baselines"].pop("majority")
+    assert majority["accuracy"] == pytest.approx(2 / 3), "two of the six tested documents are rare"
+    assert all(score == majority for score in (*found["levels"].values(), *found["baselines"].values()))
+
+
+def test_a_model_with_a_trained_encoder(make_run: MakeRun, corpus: Callable[..., str], tmp_path: Path) -> None:
+    run = Path(make_run("document"))
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    config["settings"]["encoder"]["trainable"] = True
+    (run / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert probe(str(run), corpus(labelled(*["sea", "shop"] * 4)), tmp_path / "probe.json") == 0
+
+
+@pytest.mark.parametrize(
+    ("records", "arguments", "message"),
+    [
+        (labelled("sea", "shop"), ["--label", "topic"], "has no field 'topic' to predict; name another with --label"),
+        (labelled("sea", "sea", "shop"), [], "field 'label' needs two or more values with two or more documents each"),
+        (labelled(*TOPICS, *TOPICS), [], "3 values of field 'label' in 6 documents"),
+        (labelled("sea", "shop"), ["--model", "LM"], "a plain language model has no encoder"),
+    ],
+    ids=["field", "one value", "few documents", "language model"],
+)
+def test_what_cannot_be_probed_is_said_in_a_line(
+    run: str,
+    make_run: MakeRun,
+    corpus: Callable[..., str],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture,
+    records: list[dict[str, Any]],
+    arguments: list[str],
+    message: str,
+) -> None:
+    given = [make_run() if word == "LM" else word for word in arguments]
+    data = ["--model", run, "--data", corpus(records)]
+    assert message in refusal(capfd, tmp_path / "probe.json", "eval/probe.py", *data, *given)

@@ -1,0 +1,375 @@
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from accelerate import Accelerator
+from run_scripts import launch
+from safetensors.torch import load_file
+
+from textvae.build import build_model
+from textvae.config import (
+    Config,
+    DataConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    RatePolicy,
+    TrainConfig,
+    load_config,
+    to_dict,
+)
+from textvae.data.dataset import load_prepared
+from textvae.runs import RunFolder, load_run
+from textvae.training.loop import VALIDATION_NOISE, Progress, gradient_ratios, parameter_groups, train, validate
+from textvae.training.objective import COLLAPSED, elbo_terms
+
+LEVELS = ("document", "paragraph", "sentence")
+Settings = Callable[..., ModelConfig]
+POLICY = RatePolicy(start=0.0, end=0.5, beta_start=0.2, free_bits=0.01, target_rate=2.0)
+EXACT = {"schedule": "constant", "warmup_steps": 0, "mixed_precision": "no", "tracker": "none", "log_every": 1}
+
+
+def configured(
+    prepared: Path,
+    output: Path,
+    model: ModelConfig,
+    *,
+    batch_tokens: int = 400,
+    micro_batch_tokens: int = 400,
+    policy: RatePolicy = POLICY,
+    objective: dict[str, Any] | None = None,
+    **options: Any,
+) -> Config:
+    usual = {"steps": 8, "learning_rate": 5e-3, "validate_every": 4, "save_every": 4, **EXACT}
+    return Config(
+        DataConfig(str(prepared), batch_tokens, micro_batch_tokens),
+        model,
+        ObjectiveConfig(default=policy, balance_until=0.3, **(objective or {})),
+        TrainConfig(output=str(output), **{**usual, **options}),
+    )
+
+
+def final_weights(run: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run / "last" / "pytorch_model.bin", weights_only=True)
+
+
+def records(run: Path, split: str = "train") -> list[dict[str, Any]]:
+    """What was logged, without how long it took."""
+    found = [record for record in RunFolder(run).records() if record["split"] == split]
+    return [{key: value for key, value in r.items() if key != "tokens_per_second"} for r in found]
+
+
+def assert_close_records(one: Path, other: Path, tolerance: float = 1e-4) -> None:
+    for split in ("train", "validation"):
+        assert len(records(one, split)) == len(records(other, split)) > 0
+        for a, b in zip(records(one, split), records(other, split), strict=True):
+            assert _flat(a) == pytest.approx(_flat(b), rel=tolerance, abs=tolerance)
+
+
+def _flat(record: dict[str, Any]) -> dict[str, float]:
+    found = {}
+    for key, value in record.items():
+        inner = value if isinstance(value, dict) else {"": value}
+        found |= {f"{key}.{name}": v for name, v in inner.items() if not isinstance(v, str)}
+    return found
+
+
+def assert_close_weights(one: Path, other: Path) -> None:
+    ours, theirs = final_weights(one), final_weights(other)
+    assert ours.keys() == theirs.keys()
+    for name, values in ours.items():
+        torch.testing.assert_close(theirs[name], values, atol=2e-4, rtol=1e-3, msg=lambda text, n=name: f"{n}: {text}")
+
+
+@pytest.fixture(scope="module")
+def run(prepared: Path, settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("runs") / "three"
+    return train(
+        configured(prepared, output, settings(*LEVELS), steps=16, policy=RatePolicy(start=0.0, end=1.0, beta_start=0.1))
+    )
+
+
+def test_the_loss_falls(run: Path) -> None:
+    losses = [record["nll_per_token"] for record in records(run)]
+    assert len(losses) == 16
+    assert losses[-1] < losses[0] - 0.5
+    first, *_, last = records(run, "validation")
+    assert last["perplexity_per_token"] < first["perplexity_per_token"]
+
+
+def test_a_run_holds_what_the_design_promises(run: Path, prepared: Path) -> None:
+    expected = {"config.json", "model.safetensors", "processor.json", "config.yaml", "versions.json", "metrics.jsonl"}
+    assert expected <= {path.name for path in run.iterdir()}
+    assert not (run / "last.partial").exists()
+    resolved = load_config(run / "config.yaml")
+    assert resolved.train.output == str(run)
+    assert resolved.data.path == str(prepared)
+    assert json.loads((run / "versions.json").read_text(encoding="utf-8"))["torch"] == torch.__version__
+    first = records(run)[0]["beta"]
+    assert first == pytest.approx(dict.fromkeys(LEVELS, 0.1)), "what the step used, not what it led to"
+    for record in records(run):
+        assert record["rate_per_unit"].keys() == record["beta"].keys() == set(LEVELS)
+        assert record["gradient_norm"] > 0
+        parts = record["distortion_tokens_per_token"] + record["distortion_structure_per_token"]
+        assert record["nll_per_token"] > parts, "the raw rate is part of what is reported"
+
+
+def test_validation_is_the_elbo_of_the_saved_model(run: Path, prepared: Path) -> None:
+    """Summed document by document with the loaded model, and again by `validate` in other batches."""
+    model, split = load_run(run), load_prepared(prepared, "validation")
+    total = 0.0
+    for number in range(len(split)):
+        batch = model.batch([split.read(number)])
+        with torch.no_grad():
+            total += float(elbo_terms(model(batch, VALIDATION_NOISE), batch).negative_elbo)
+    best = min(records(run, "validation"), key=lambda record: record["nll_per_token"])
+    assert best["nll_per_token"] == pytest.approx(total / split.token_counts.sum(), rel=1e-5)
+    sums = validate(model, split, limit=1000, batch_tokens=100, accelerator=Accelerator(mixed_precision="no"))
+    assert sums.report()["nll_per_token"] == pytest.approx(best["nll_per_token"], rel=1e-5)
+    assert (sums.tokens, sums.documents) == (split.token_counts.sum(), len(split))
+
+
+def test_a_run_is_not_overwritten(run: Path, prepared: Path, settings: Settings) -> None:
+    before = (run / "metrics.jsonl").read_bytes()
+    with pytest.raises(ValueError, match="already holds a run"):
+        train(configured(prepared, run, settings(*LEVELS)))
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+def test_there_must_be_something_to_resume(prepared: Path, settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no complete checkpoint"):
+        train(configured(prepared, tmp_path / "run", settings(), resume=True))
+
+
+def test_an_interrupted_run_ends_as_if_it_had_not_been(
+    prepared: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit: weights, optimiser, controllers, dropout, order of the data, metrics."""
+    model = settings(
+        *LEVELS, architecture={"resid_pdrop": 0.1}, word_dropout=0.2, context_dropout=0.2, context="document"
+    )
+    options = {"steps": 7, "save_every": 3, "validate_every": 2, "schedule": "cosine", "warmup_steps": 2}
+    whole = train(configured(prepared, tmp_path / "whole", model, **options))
+    config = configured(prepared, tmp_path / "broken", model, **options)
+    log = Progress.log
+
+    def stop(self: Progress, step: int, *rest: Any) -> None:
+        log(self, step, *rest)
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "log", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+    assert len(records(tmp_path / "broken")) == 5
+    resumed = train(replace(config, train=replace(config.train, resume=True)))
+    ours, theirs = final_weights(whole), final_weights(resumed)
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    for split in ("train", "validation"):
+        assert records(resumed, split) == records(whole, split)
+    best, other = load_file(whole / "model.safetensors"), load_file(resumed / "model.safetensors")
+    assert all(torch.equal(best[name], other[name]) for name in best)
+
+
+def test_an_interruption_while_saving_leaves_the_last_checkpoint(run: Path, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    (tmp_path / "last.partial").mkdir()
+    with pytest.raises(ValueError, match="no complete checkpoint"):
+        folder.load_state(Accelerator(mixed_precision="no"))
+    assert load_run(run) is not None
+
+
+@pytest.mark.parametrize("levels", [LEVELS, ()], ids=str)
+def test_accumulated_micro_batches_are_one_large_batch(
+    prepared: Path, settings: Settings, tmp_path: Path, levels: tuple[str, ...]
+) -> None:
+    model = settings(*levels, context="document")
+    large, small = (
+        train(configured(prepared, tmp_path / str(size), model, steps=3, micro_batch_tokens=size))
+        for size in (10_000, 60)
+    )
+    assert_close_records(large, small)
+    assert_close_weights(large, small)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("batch_tokens", "objective"),
+    [(400, {}), (40, {"bag_of_words": 0.5}), (400, {"likelihood": "bag_of_words"})],
+    ids=["large", "small", "bag"],
+)
+def test_two_processes_are_one(
+    prepared: Path, settings: Settings, tmp_path: Path, batch_tokens: int, objective: dict[str, Any]
+) -> None:
+    """Also where a global batch has a document for one process only."""
+    model = settings(*LEVELS, logit_rank=8 if objective else 0)
+    config = configured(
+        prepared,
+        tmp_path / "one",
+        model,
+        batch_tokens=batch_tokens,
+        micro_batch_tokens=150,
+        steps=4,
+        objective=objective,
+    )
+    one = train(config)
+    path = tmp_path / "config.yaml"
+    two = replace(config, train=replace(config.train, output=str(tmp_path / "two")))
+    path.write_text(yaml.safe_dump(to_dict(two)), encoding="utf-8")
+    launch(2, ["train.py", "--config", str(path)])
+    assert_close_records(one, tmp_path / "two")
+    assert_close_weights(one, tmp_path / "two")
+
+
+def test_every_trained_parameter_is_in_one_group(
+    settings: Settings, make_processor: Callable[..., Any], tmp_path: Path
+) -> None:
+    plain = build_model(settings(), make_processor())
+    plain.save_pretrained(tmp_path)
+    given = settings(*LEVELS, name=str(tmp_path))
+    model = build_model(replace(given, encoder=replace(given.encoder, trainable=True)), make_processor())
+    options = TrainConfig(learning_rate=1e-2, pretrained_learning_rate=1e-5, weight_decay=0.1)
+    names = {id(p): n for n, p in model.named_parameters()}
+    seen = []
+    for group in parameter_groups(model, options):
+        for parameter in group["params"]:
+            name = names[id(parameter)]
+            seen.append(name)
+            is_pretrained = name.startswith(("encoder.backbone", "decoder.backbone"))
+            assert group["lr"] == (1e-5 if is_pretrained else 1e-2), name
+            assert group["weight_decay"] == (0.1 if parameter.ndim > 1 else 0.0), name
+    assert sorted(seen) == sorted(n for n, p in model.named_parameters() if p.requires_grad)
+
+
+def test_a_loss_that_explodes_stops_the_run(prepared: Path, settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not finite at step"):
+        train(configured(prepared, tmp_path / "run", settings("document"), learning_rate=1e30))
+
+
+def test_a_trainable_encoder_and_cached_features_exclude_each_other(
+    prepared: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = settings("document")
+    monkeypatch.setattr("textvae.data.dataset.PreparedSplit.has_features", True)
+    with pytest.raises(ValueError, match="cached features"):
+        train(configured(prepared, tmp_path / "run", replace(given, encoder=replace(given.encoder, trainable=True))))
+
+
+def test_unknown_levels_are_named_before_training(prepared: Path, settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no level 'verse'"):
+        train(configured(prepared, tmp_path / "run", settings("verse")))
+
+
+def test_a_bag_of_words_run_teaches_latents_and_lends_them(prepared: Path, settings: Settings, tmp_path: Path) -> None:
+    """The decoder stays as it is; a run that starts from there starts with the very same weights."""
+    model = settings(*LEVELS, logit_rank=8)
+    bag = {"likelihood": "bag_of_words"}
+    config = configured(prepared, tmp_path / "bag", model, objective=bag, steps=12, learning_rate=2e-2)
+    torch.manual_seed(config.train.seed)
+    start = build_model(model, load_prepared(prepared, "train").processor).decoder.backbone.state_dict()
+    losses = [record["nll_per_token"] for record in records(train(config))]
+    assert losses[-1] < losses[0] - 0.1
+    taught = load_run(tmp_path / "bag")
+    assert all(torch.equal(value, start[name]) for name, value in taught.decoder.backbone.state_dict().items())
+
+    still = {"steps": 1, "learning_rate": 1e-12, "pretrained_learning_rate": 0.0, "start_from": str(tmp_path / "bag")}
+    again = load_run(train(configured(prepared, tmp_path / "vae", model, **still)))
+    for name, value in taught.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], value, msg=lambda text, n=name: f"{n}: {text}")
+    with pytest.raises(ValueError, match=r"train.start_from.*shape \(bottom_up.skip.document"):
+        train(configured(prepared, tmp_path / "other", settings(*LEVELS, logit_rank=4), **still))
+
+
+def test_the_bag_knows_how_often_words_occur(prepared: Path, settings: Settings, tmp_path: Path) -> None:
+    """Sentence ends are words to be predicted, too."""
+    split = load_prepared(prepared, "train")
+    counts: dict[int, int] = {}
+    for number in range(len(split)):
+        document = split.read(number)
+        for word in [
+            *document.decoder_ids,
+            *[split.processor.decoder_tokenizer.eos_token_id] * len(document.sentences),
+        ]:
+            counts[int(word)] = counts.get(int(word), 0) + 1
+    assert {word: count for word, count in enumerate(split.word_counts.tolist()) if count} == counts
+    config = configured(
+        prepared, tmp_path / "run", settings("document", logit_rank=4), steps=1, objective={"bag_of_words": 1.0}
+    )
+    unigram = load_run(train(config)).decoder.unigram.exp()
+    assert float(unigram.sum()) == pytest.approx(1, rel=1e-4)
+    frequent = max(counts, key=lambda word: counts[word])
+    assert int(unigram.argmax()) == frequent
+
+
+def test_a_collapsed_level_is_named_once(
+    prepared: Path, settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The paragraph starts near its prior and is pressed towards it from the first step; the others are left alone."""
+    free = RatePolicy(anneal="constant", beta=1e-6)
+    pressed = RatePolicy(anneal="constant", beta=1e3)
+    model = settings(*LEVELS)
+    levels = tuple(replace(x, initial_posterior_std=1.0 if x.name == "paragraph" else 0.1) for x in model.levels)
+    train(
+        configured(
+            prepared,
+            tmp_path / "run",
+            replace(model, levels=levels),
+            policy=free,
+            steps=30,
+            learning_rate=1e-2,
+            objective={"levels": {"paragraph": pressed}},
+        )
+    )
+    warnings = [record.getMessage() for record in caplog.records if "collapsed" in record.getMessage()]
+    assert len(warnings) == 1
+    found = re.search(r"level 'paragraph' has collapsed: its rate is ([\d.]+) nats per unit at step (\d+)", warnings[0])
+    assert found is not None
+    rate, step = float(found[1]), int(found[2])
+    # The running mean follows the steps' own rates from above.
+    assert records(tmp_path / "run")[step - 1]["rate_per_unit"]["paragraph"] <= rate < COLLAPSED
+    remedy = re.search(r"objective\.levels\.\S+=\S+", warnings[0])
+    assert remedy is not None
+    stored = tmp_path / "run" / "config.yaml"
+    before, after = load_config(stored), load_config(stored, [remedy[0]])
+    expected = replace(before.objective, levels={"paragraph": replace(pressed, free_bits=0.1)})
+    assert after == replace(before, objective=expected), "the remedy changes that policy's one field"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", [0.8, 2.0])
+def test_a_steered_rate_settles_on_its_target(
+    prepared: Path, settings: Settings, tmp_path: Path, target: float
+) -> None:
+    """In real training, of a level that could tell its 22 documents apart (log 22 nats) or nothing."""
+    steered = RatePolicy(anneal="constant", target_rate=target, controller_gain=0.05)
+    train(
+        configured(
+            prepared,
+            tmp_path / "run",
+            settings("document"),
+            policy=steered,
+            steps=400,
+            validate_every=400,
+            save_every=400,
+            objective={"likelihood": "bag_of_words"},
+        )
+    )
+    found = [record["rate_per_unit"]["document"] for record in records(tmp_path / "run")[-60:]]
+    assert sum(found) / len(found) == pytest.approx(target, rel=0.1)
+
+
+def test_gradients_are_measured_by_level(run: Path, settings: Settings, make_processor: Callable[..., Any]) -> None:
+    for record in records(run):
+        assert record["gradient_ratio"].keys() == {*LEVELS, "bottom_up", "decoder"}
+    model = build_model(settings(*LEVELS), make_processor())
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameter.grad = parameter.detach() * (3.0 if ".paragraph." in name else 0.5)
+    found = {part: float(ratio) for part, ratio in gradient_ratios(model).items()}
+    assert found == pytest.approx({**dict.fromkeys((*LEVELS, "bottom_up", "decoder"), 0.5), "paragraph": 3.0})

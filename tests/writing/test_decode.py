@@ -1,0 +1,261 @@
+from collections import Counter
+from collections.abc import Sequence
+
+import pytest
+import tiny
+import torch
+from torch import Tensor
+
+from textvae.model.vae import DocumentVAE
+from textvae.writing.decode import WrittenDocument, write_documents
+from textvae.writing.plan import DocumentPlan, SamplingOptions, complete_plans, plan_of
+
+SHORT = SamplingOptions(max_sentence_tokens=4, max_children=3)
+CASES = [
+    (hierarchy, levels, context)
+    for hierarchy, levels in tiny.depths()
+    for context in (hierarchy[0], hierarchy[-2], hierarchy[-1])
+]
+
+
+def write(
+    vae: DocumentVAE, plans: Sequence[DocumentPlan], seed: int, options: SamplingOptions
+) -> list[WrittenDocument]:
+    return write_documents(vae, plans, options, torch.Generator().manual_seed(seed))
+
+
+def source_plan(vae: DocumentVAE, resample: str | None) -> DocumentPlan:
+    """Latents and structure of a document of the text, kept above level `resample`."""
+    member = tiny.documents(vae.config.hierarchy)[0]
+    with torch.no_grad():
+        z = vae(tiny.batch_of(vae, [member]), tiny.NOISE).hierarchy.z
+    return plan_of(z, member.structure, vae.config.hierarchy, resample)
+
+
+def assert_consistent(vae: DocumentVAE, written: WrittenDocument, options: SamplingOptions) -> None:
+    counts = [[1], *written.structure]
+    assert len(counts) == len(vae.config.hierarchy)
+    for above, below in zip(counts, [*counts[1:], written.sentences], strict=True):
+        assert sum(above) == len(below)
+        assert all(count >= 1 for count in above)
+    assert all(len(words) <= options.max_sentence_tokens for words in written.sentences)
+    assert not any(vae.decoder.layout.end_id in words for words in written.sentences)
+
+
+@pytest.mark.parametrize(("hierarchy", "levels", "context"), CASES, ids=str)
+def test_what_is_written_is_a_document(hierarchy: tuple[str, ...], levels: tuple[str, ...], context: str) -> None:
+    vae = tiny.model(levels, hierarchy, context=context, context_tokens=6)
+    options = SamplingOptions(max_sentence_tokens=4, max_children=3, parallel_sentences=2)
+    first = write(vae, [DocumentPlan() for _ in range(4)], 0, options)
+    for written in first:
+        assert_consistent(vae, written, options)
+        assert max(count for row in written.structure for count in row) <= 3
+    assert write(vae, [DocumentPlan() for _ in range(4)], 0, options) == first, "the seed decides"
+    assert write(vae, [DocumentPlan() for _ in range(4)], 1, options) != first
+
+
+@pytest.mark.parametrize(("hierarchy", "levels", "context"), CASES, ids=str)
+def test_a_given_structure_is_kept(hierarchy: tuple[str, ...], levels: tuple[str, ...], context: str) -> None:
+    """All of it when nothing is resampled, else what lies above the level; also where no latent tells it."""
+    vae = tiny.model(levels, hierarchy, context=context, context_tokens=6)
+    structure = tiny.documents(hierarchy)[0].structure
+    (written,) = write(vae, [source_plan(vae, None)], 0, SHORT)
+    assert written.structure == structure
+    for number in range(1, len(hierarchy)):
+        for seed in range(3):
+            (written,) = write(vae, [source_plan(vae, hierarchy[number])], seed, SHORT)
+            assert written.structure[: number - 1] == structure[: number - 1]
+            assert_consistent(vae, written, SHORT)
+
+
+@pytest.mark.parametrize("levels", tiny.subsets(tiny.DOCUMENT), ids=str)
+def test_a_unit_is_ended_after_the_most_children(levels: tuple[str, ...]) -> None:
+    """It alone: a full paragraph does not end its document."""
+    vae = tiny.model(levels)
+    for name, module in vae.named_modules():
+        if name.endswith("structure"):
+            last = module[-1] if isinstance(module, torch.nn.Sequential) else module
+            torch.nn.init.zeros_(last.weight)
+            torch.nn.init.constant_(last.bias, -50.0)
+    (written,) = write(vae, [DocumentPlan()], 0, SHORT)
+    assert written.structure == [[3], [3, 3, 3]]
+
+
+def test_a_held_latent_stays_and_the_rest_varies() -> None:
+    vae = tiny.model()
+    theme = torch.randn(1, 6, generator=torch.Generator().manual_seed(5))
+    plans = complete_plans(vae, [DocumentPlan({"document": theme}) for _ in range(3)], SHORT, torch.Generator())
+    assert all(torch.equal(plan.z["document"], theme) for plan in plans)
+    below = [plan.z["paragraph"][0] for plan in plans]
+    assert not torch.equal(below[0], below[1])
+
+
+def test_greedy_text_of_the_same_plan_is_the_same() -> None:
+    vae = tiny.model()
+    options = SamplingOptions(temperature=0, max_sentence_tokens=5)
+    assert write(vae, [source_plan(vae, None)], 0, options) == write(vae, [source_plan(vae, None)], 1, options)
+
+
+def test_latent_temperature_zero_takes_the_prior_means() -> None:
+    vae = tiny.model(("document",))
+    (plan,) = complete_plans(vae, [DocumentPlan()], SamplingOptions(latent_temperature=0), torch.Generator())
+    assert not plan.z["document"].any()
+
+
+@pytest.mark.parametrize("prior", ["autoregressive", "independent"])
+@pytest.mark.parametrize(
+    ("hierarchy", "levels"), [case for case in tiny.depths() if case[1]] + [(tiny.FOUR, ("book", "paragraph"))], ids=str
+)
+def test_latents_are_drawn_from_the_priors_of_the_parallel_pass(
+    hierarchy: tuple[str, ...], levels: tuple[str, ...], prior: str
+) -> None:
+    """Without noise every latent is its prior's mean, given all that was drawn above and before it."""
+    vae = tiny.model(levels, hierarchy, level_options={"prior": prior})
+    options = SamplingOptions(latent_temperature=0, max_children=3)
+    plans = complete_plans(vae, [DocumentPlan() for _ in range(12)], options, torch.Generator().manual_seed(0))
+    told = range(hierarchy.index(levels[-1]))
+    for plan in plans:
+        structure = [plan.counts[number] for number in told]
+        while len(structure) < len(hierarchy) - 1:
+            structure.append([1] * (sum(structure[-1]) if structure else 1))
+        with torch.no_grad():
+            passed = vae.hierarchy(None, tiny.batch_of(vae, [tiny.document("any", *structure)]), tiny.NOISE, plan.z)
+        for name, level in passed.levels.items():
+            torch.testing.assert_close(plan.z[name], level.prior.mean, atol=1e-4, rtol=1e-3)
+    assert len({str(plan.counts) for plan in plans}) > 1 or not told
+
+
+@pytest.mark.parametrize("context", tiny.DOCUMENT)
+@pytest.mark.parametrize("levels", [(), ("document",), ("paragraph",), tiny.DOCUMENT], ids=str)
+def test_the_greedy_word_is_the_most_probable(levels: tuple[str, ...], context: str) -> None:
+    """By the scores of the parallel pass, in which every other word is put in its place."""
+    vae = tiny.model(levels, vocabulary=6, context=context, context_tokens=5, seed=1)
+    with torch.no_grad():  # or what stands before would hardly ever change the best word
+        for block in vae.decoder.backbone.transformer.h:
+            block.attn.c_proj.weight.mul_(20)
+    options = SamplingOptions(temperature=0, max_sentence_tokens=3)
+    generator = torch.Generator().manual_seed(4)
+    sizes = {"document": (1, 6), "paragraph": (2, 5), "sentence": (5, 4)}
+    z = {name: torch.randn(sizes[name], generator=generator) for name in levels}
+    plan = DocumentPlan(z, {0: [2], 1: [3, 2]})
+    (written,) = write(vae, [plan], 4, options)
+    places = [(s, i) for s, words in enumerate(written.sentences) for i in range(len(words))]
+    members = []
+    for s, i in places:
+        for word in range(6):
+            sentences = [list(words) for words in written.sentences]
+            sentences[s][i] = word
+            members.append(tiny.encoded(f"{s}, {i}: {word}", written.structure, sentences))
+    batch = tiny.batch_of(vae, members)
+    with torch.no_grad():
+        output = vae(batch, tiny.NOISE, {name: z.repeat(len(members), 1) for name, z in plan.z.items()})
+    tokens = output.text.token_log_prob.view(len(places), 6, -1)
+    starts = [sum(len(words) + 1 for words in written.sentences[:s]) for s in range(len(written.sentences))]
+    assert len(places) > 6, "there must be something to compare"
+    for (s, i), scores in zip(places, tokens, strict=True):
+        assert int(scores[:, starts[s] + i].argmax()) == written.sentences[s][i]
+
+
+def chi_square_margin(observed: Counter, expected: dict[object, float], draws: int) -> float:
+    """Distance of the counts from what is expected, in standard deviations of the chi-square statistic."""
+    kept = {key: p for key, p in expected.items() if p * draws >= 5}
+    rest = 1 - sum(kept.values())
+    cells = [(observed[key], p) for key, p in kept.items()]
+    if rest * draws >= 5:
+        cells.append((draws - sum(count for count, _ in cells), rest))
+    statistic = sum((count - draws * p) ** 2 / (draws * p) for count, p in cells)
+    freedom = len(cells) - 1
+    assert freedom >= 3, "the case must leave something to compare"
+    return (statistic - freedom) / (2 * freedom) ** 0.5
+
+
+@pytest.mark.parametrize("levels", [tiny.DOCUMENT, ("sentence",), ("document", "sentence"), ("paragraph",)], ids=str)
+@pytest.mark.parametrize("prior", ["autoregressive", "independent"])
+def test_structures_are_drawn_as_they_are_scored(levels: tuple[str, ...], prior: str) -> None:
+    """Drawn counts against the mean, over latents from the prior, of what the parallel pass scores."""
+    vae = tiny.model(levels, level_options={"prior": prior})
+    draws = 1000
+    generator = torch.Generator().manual_seed(0)
+    plans = complete_plans(vae, [DocumentPlan() for _ in range(draws)], SamplingOptions(max_children=20), generator)
+    number = tiny.DOCUMENT.index(levels[-1])  # what lies below is told with the text
+    observed = Counter(str([plan.counts[above] for above in range(number)]) for plan in plans)
+    cases = [[[1]], [[2]], [[3]], [[4]], [[5]]]
+    if number == 2:
+        cases = [[[1], [1]], [[1], [2]], [[1], [3]], [[2], [1, 1]], [[2], [1, 2]], [[2], [2, 1]], [[3], [1, 1, 1]]]
+    expected = {}
+    for structure in cases:
+        whole = [*structure, [1] * sum(structure[-1])][:2]
+        members = [tiny.document(f"draw-{n}", *whole, longest=1) for n in range(1000)]
+        batch = tiny.batch_of(vae, members)
+        with torch.no_grad():
+            passed = vae.hierarchy(None, batch, tiny.NOISE, dict.fromkeys(levels, "prior"))
+        log_prob = torch.zeros(len(members))
+        for name, level in passed.levels.items():
+            units = batch.levels[batch.level_number(name)].document
+            log_prob = log_prob.index_add(0, units, level.structure.log_prob)
+        expected[str(structure)] = float(log_prob.exp().mean())
+    assert chi_square_margin(observed, expected, draws) < 5
+
+
+def flat_model(levels: tuple[str, ...], context: str) -> DocumentVAE:
+    """Two words and an end, none of them unlikely, so that short texts come up often."""
+    special = {"start_id": 0, "end_id": 0, "decoder_pad_id": 0}
+    vae = tiny.model(levels, ("document", "sentence"), vocabulary=3, tokens=special, context=context, context_tokens=4)
+    with torch.no_grad():
+        vae.decoder.backbone.get_output_embeddings().weight.mul_(0.3)
+        vae.decoder.backbone.transformer.wpe.weight.mul_(0.1)  # what was read matters, not where
+    return vae
+
+
+def fixed_latents(levels: tuple[str, ...], sentences: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    sizes = {"document": (1, 6), "sentence": (sentences, 5)}
+    return {name: torch.randn(sizes[name], generator=generator) for name in levels}
+
+
+@pytest.mark.parametrize(
+    ("levels", "context", "counts"),
+    [
+        ((), "document", None),
+        ((), "sentence", None),
+        (("document",), "document", None),
+        (("document",), "document", [2]),
+        (("document", "sentence"), "sentence", [2]),
+        (("document", "sentence"), "document", [2]),
+    ],
+    ids=str,
+)
+def test_documents_are_drawn_as_they_are_scored(
+    levels: tuple[str, ...], context: str, counts: list[int] | None
+) -> None:
+    """Whole texts given the latents, words and (unless `counts` fixes it) structure, against their scores."""
+    vae, draws = flat_model(levels, context), 500
+    plan = DocumentPlan(fixed_latents(levels, 2), {} if counts is None else {0: counts})
+    written = write(vae, [plan] * draws, 0, SamplingOptions(max_sentence_tokens=30))
+    observed = Counter(str(document.sentences) for document in written)
+    texts = {str(document.sentences): document for document in written}
+    members = [tiny.encoded(name, document.structure, document.sentences) for name, document in texts.items()]
+    batch = tiny.batch_of(vae, members)
+    rows = {"document": torch.zeros(len(members), dtype=torch.long), "sentence": batch.levels[1].index}
+    with torch.no_grad():
+        output = vae(batch, tiny.NOISE, {name: values[rows[name]] for name, values in plan.z.items()})
+    sentence = torch.zeros(len(batch.levels[1])).index_add(0, batch.token_sentence, output.text.token_log_prob)
+    if counts is None:
+        sentence = sentence + output.text.structure.log_prob
+    log_prob = torch.zeros(len(members)).index_add(0, batch.levels[1].document, sentence)
+    expected = dict(zip(texts, log_prob.exp().tolist(), strict=True))
+    assert chi_square_margin(observed, expected, draws) < 5
+
+
+def test_top_p_and_temperature_sharpen() -> None:
+    vae = tiny.model(("sentence",), vocabulary=8)
+    plain, sharp, narrow = (
+        Counter(tuple(words) for d in write(vae, [DocumentPlan()] * 60, 0, options) for words in d.sentences)
+        for options in (
+            SamplingOptions(max_sentence_tokens=2),
+            SamplingOptions(max_sentence_tokens=2, temperature=0.3),
+            SamplingOptions(max_sentence_tokens=2, top_p=0.3),
+        )
+    )
+    assert len(sharp) < len(plain)
+    assert len(narrow) < len(plain)

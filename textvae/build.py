@@ -1,0 +1,141 @@
+"""A model from its configuration: backbones by name, or from scratch, and the data's tokenizers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from textvae.config import DecoderConfig, EncoderConfig, ModelConfig, to_dict
+from textvae.data.collate import encoder_chunks, row_length
+from textvae.data.prepare.stages import FeatureFunction
+from textvae.data.text.processor import DocumentProcessor
+from textvae.model.encoder import SentenceEncoder
+from textvae.model.vae import TextVAEConfig, check_levels
+from textvae.pretrained import resolve_backbone
+from textvae.text_vae import HierarchicalTextVAE
+
+
+def build_model(settings: ModelConfig, processor: DocumentProcessor) -> HierarchicalTextVAE:
+    """A model for data prepared by `processor`, its backbones pretrained where they have a name.
+
+    Raises ValueError when levels, backbones and data do not fit together, OSError when a backbone cannot be
+    found.
+    """
+    check_levels(processor.hierarchy, settings)
+    decoder = _decoder(settings.decoder, processor.decoder_tokenizer)
+    _check_positions(decoder, settings.decoder, processor)
+    encoder = _encoder(settings.encoder.name, processor.encoder_tokenizer) if settings.levels else None
+    end_id = processor.decoder_tokenizer.eos_token_id
+    start_id = processor.decoder_tokenizer.bos_token_id
+    pad_id = processor.decoder_tokenizer.pad_token_id
+    config = TextVAEConfig(
+        hierarchy=processor.hierarchy,
+        settings=to_dict(settings),
+        encoder=_values(encoder) if encoder is not None else None,
+        decoder=_values(decoder),
+        tokens={
+            "start_id": end_id if start_id is None else start_id,
+            "end_id": end_id,
+            "decoder_pad_id": end_id if pad_id is None else pad_id,
+            "encoder_pad_id": processor.encoder_tokenizer.pad_token_id or 0,
+        },
+    )
+    return HierarchicalTextVAE(config, encoder, decoder, processor)
+
+
+def sentence_feature_function(name: str, chunk_tokens: int = 8192) -> FeatureFunction:
+    """The pooled states of the frozen encoder `name`, as training would compute them: what `prepare` caches."""
+    backbone = AutoModel.from_pretrained(resolve_backbone(name), dtype=torch.float32).eval()
+    encoder = SentenceEncoder(backbone, EncoderConfig().layers, trainable=False)
+    pad_id = backbone.config.pad_token_id or 0
+
+    def features(sentences: Sequence[Sequence[int]]) -> np.ndarray:
+        chunks = tuple(encoder_chunks([np.asarray(ids) for ids in sentences], pad_id, chunk_tokens))
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            return encoder(chunks, len(sentences)).numpy()
+
+    return features
+
+
+def _encoder(name: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    encoder = AutoModel.from_pretrained(resolve_backbone(name), dtype=torch.float32)
+    _check_vocabulary(encoder, tokenizer, f"encoder '{name}'")
+    return encoder
+
+
+def _decoder(settings: DecoderConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    if settings.name is not None:
+        if settings.architecture:
+            raise ValueError("model.decoder: give a name (pretrained) or an architecture (from scratch), not both")
+        if _is_run(settings.name):
+            run = HierarchicalTextVAE.from_pretrained(settings.name)
+            if run.processor.decoder_tokenizer.get_vocab() != tokenizer.get_vocab():
+                raise ValueError(
+                    f"decoder '{settings.name}' was trained with another vocabulary than the data's; prepare the "
+                    f"data with --decoder {settings.name}, or train a language model on them first"
+                )
+            decoder = run.decoder.backbone
+        else:
+            decoder = AutoModelForCausalLM.from_pretrained(resolve_backbone(settings.name), dtype=torch.float32)
+        _check_vocabulary(decoder, tokenizer, f"decoder '{settings.name}'")
+        return decoder
+    values: dict[str, Any] = dict(settings.architecture)
+    if "model_type" not in values:
+        raise ValueError(
+            "model.decoder needs a name (a Hub name, a folder or a textvae run) or an architecture with a "
+            "model_type, such as {model_type: gpt2, n_layer: 4, n_embd: 256, n_head: 4}"
+        )
+    special = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    try:
+        config = AutoConfig.for_model(values.pop("model_type"), **(special | values))
+    except ValueError as error:
+        raise ValueError(f"model.decoder.architecture: {error}") from None
+    decoder = AutoModelForCausalLM.from_config(config)
+    _check_vocabulary(decoder, tokenizer, "model.decoder.architecture")
+    return decoder
+
+
+def _is_run(name: str) -> bool:
+    path = Path(name) / "config.json"
+    if not path.is_file():
+        return False
+    return json.loads(path.read_text(encoding="utf-8")).get("model_type") == TextVAEConfig.model_type
+
+
+def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, what: str) -> None:
+    rows = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
+    if len(tokenizer) > rows:
+        raise ValueError(
+            f"{what} knows {rows} tokens but the data were prepared with a tokenizer of {len(tokenizer)}; "
+            "prepare the data with the backbone's own tokenizer"
+        )
+
+
+def _check_positions(decoder: PreTrainedModel, settings: DecoderConfig, processor: DocumentProcessor) -> None:
+    """The longest row that a batch may hold must lie within the decoder's positions."""
+    longest = processor.max_sentence_tokens + 1
+    if settings.context != processor.hierarchy[-1]:
+        longest += settings.context_tokens - 1
+    positions = getattr(decoder.config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and row_length(longest) > positions:
+        raise ValueError(
+            f"the decoder has {positions} positions but a row of text may be {row_length(longest)} tokens long: "
+            "lower model.decoder.context_tokens, or prepare the data with a smaller max_sentence_tokens"
+        )
+
+
+def _values(backbone: PreTrainedModel) -> dict[str, Any]:
+    """A backbone's configuration as the plain values that `TextVAEConfig` stores."""
+    return backbone.config.to_diff_dict() | {"model_type": backbone.config.model_type}

@@ -1,0 +1,66 @@
+"""`textvae prepare`: raw text -> a prepared data set."""
+
+from __future__ import annotations
+
+import argparse
+
+from textvae.build import sentence_feature_function
+from textvae.data.prepare.pipeline import PrepareOptions, prepare
+from textvae.data.sources.files import FieldNames
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("prepare", help="raw text -> segmented, tokenised Arrow data set")
+    parser.add_argument(
+        "source", help="jsonl, txt or parquet file or folder, Hub data set NAME[:CONFIG], or python-docs"
+    )
+    parser.add_argument("--out", required=True, metavar="DATA", help="folder to write")
+    parser.add_argument("--encoder", default=PrepareOptions.encoder, metavar="NAME")
+    parser.add_argument("--decoder", metavar="NAME", help="whose tokenizer to use; default: train a vocabulary")
+    parser.add_argument("--vocabulary-size", type=int, default=PrepareOptions.vocabulary_size)
+    parser.add_argument(
+        "--hierarchy",
+        nargs="+",
+        default=list(PrepareOptions.hierarchy),
+        metavar="LEVEL",
+        help="levels, top first (default: document paragraph sentence)",
+    )
+    parser.add_argument("--max-sentence-tokens", type=int, default=PrepareOptions.max_sentence_tokens)
+    parser.add_argument("--max-document-sentences", type=int, help="cut longer documents into sections")
+    parser.add_argument("--validation-fraction", type=float, default=PrepareOptions.validation_fraction)
+    parser.add_argument("--test-fraction", type=float, default=PrepareOptions.test_fraction)
+    parser.add_argument("--limit", type=int, help="read at most this many documents of each split")
+    parser.add_argument("--num-proc", type=int, default=PrepareOptions.num_proc)
+    parser.add_argument("--language", default=PrepareOptions.language)
+    parser.add_argument("--seed", type=int, default=PrepareOptions.seed)
+    for name in ("text", "id", "title", "label"):
+        parser.add_argument(f"--{name}-field", default=getattr(FieldNames(), name), metavar="FIELD")
+    parser.add_argument("--cache-features", action="store_true", help="store the frozen encoder's sentence features")
+    parser.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    options = PrepareOptions(
+        source=arguments.source,
+        out=arguments.out,
+        encoder=arguments.encoder,
+        decoder=arguments.decoder,
+        vocabulary_size=arguments.vocabulary_size,
+        hierarchy=tuple(arguments.hierarchy),
+        max_sentence_tokens=arguments.max_sentence_tokens,
+        max_document_sentences=arguments.max_document_sentences,
+        validation_fraction=arguments.validation_fraction,
+        test_fraction=arguments.test_fraction,
+        limit=arguments.limit,
+        num_proc=arguments.num_proc,
+        language=arguments.language,
+        seed=arguments.seed,
+        fields=FieldNames(
+            text=arguments.text_field,
+            id=arguments.id_field,
+            title=arguments.title_field,
+            label=arguments.label_field,
+        ),
+        cache_features=arguments.cache_features,
+    )
+    prepare(options, sentence_feature_function(arguments.encoder) if arguments.cache_features else None)

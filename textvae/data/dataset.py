@@ -1,0 +1,165 @@
+"""Prepared data sets read back, and documents for evaluation from those or any source that `prepare` takes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow
+
+from textvae.data.document import EncodedDocument
+from textvae.data.plan import spread
+from textvae.data.prepare.stages import ARRAYS
+from textvae.data.sources.corpus import CorpusOptions, read_corpus
+from textvae.data.text.processor import DocumentProcessor
+
+METADATA_FILE = "textvae_data.json"
+
+
+@dataclass(frozen=True)
+class PreparedSplit:
+    """One split of a prepared data set."""
+
+    dataset: datasets.Dataset
+    """A row per document, in the fields of `EncodedDocument`; number sequences come as NumPy arrays."""
+    processor: DocumentProcessor
+    metadata: dict[str, Any]
+    """What `textvae_data.json` says."""
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    @property
+    def token_counts(self) -> np.ndarray:
+        """[documents] predicted tokens of each."""
+        return self.dataset.data.column("num_tokens").to_numpy()
+
+    @property
+    def word_counts(self) -> np.ndarray:
+        """[largest id + 1] how often every decoder token is to be predicted, sentence ends included."""
+        words = [chunk.flatten().to_numpy() for chunk in self.dataset.data.column("decoder_ids").chunks]
+        counts = np.bincount(np.concatenate(words), minlength=1 + int(self.processor.decoder_tokenizer.eos_token_id))
+        counts[self.processor.decoder_tokenizer.eos_token_id] += self.token_counts.sum() - sum(map(len, words))
+        return counts
+
+    @property
+    def has_features(self) -> bool:
+        """Whether the frozen encoder's sentence features are cached."""
+        return "features" in self.dataset.column_names
+
+    def read(self, index: int) -> EncodedDocument:
+        """The document in row `index`."""
+        return EncodedDocument(**self.dataset[index])
+
+    @property
+    def documents(self) -> Documents:
+        """The rows as documents to evaluate."""
+        ids, sources = (self.dataset.data.column(name).to_pylist() for name in ("id", "source_id"))
+        return Documents(self.read, self.token_counts, ids, sources)
+
+
+def load_prepared(folder: str | os.PathLike[str], split: str) -> PreparedSplit:
+    """One split of what `prepare` wrote. Raises ValueError if the folder is incomplete or lacks the split."""
+    folder = Path(folder)
+    remedy = f"prepare it again: textvae prepare SOURCE --out {folder}"
+    if not (folder / METADATA_FILE).is_file():
+        raise ValueError(f"'{folder}' is no complete prepared data set, it has no {METADATA_FILE}; {remedy}")
+    described = json.loads((folder / METADATA_FILE).read_text(encoding="utf-8"))
+    if split not in described["splits"]:
+        raise ValueError(f"'{folder}' has no split '{split}'; it has {', '.join(described['splits'])}")
+    try:
+        rows = datasets.load_from_disk(str(folder / split))
+    except (FileNotFoundError, pyarrow.ArrowInvalid) as error:
+        raise ValueError(f"split '{split}' of '{folder}' is damaged ({error}); {remedy}") from None
+    expected = described["splits"][split]["sections"]
+    if len(rows) != expected:
+        raise ValueError(f"split '{split}' of '{folder}' has {len(rows)} rows, not {expected}; {remedy}")
+    arrays = [name for name in (*ARRAYS, "features") if name in rows.column_names]
+    rows = rows.with_format("numpy", columns=arrays, output_all_columns=True)
+    return PreparedSplit(rows, DocumentProcessor.from_pretrained(folder), described)
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Documents of one data set, read by row."""
+
+    read: Callable[[int], EncodedDocument]
+    """Row -> document."""
+    token_counts: np.ndarray
+    """[documents] predicted tokens of each."""
+    ids: Sequence[str]
+    source_ids: Sequence[str]
+    """Of the source document that each is a section of: what belongs to one source is not independent."""
+
+    @classmethod
+    def of(cls, members: Sequence[EncodedDocument]) -> Documents:
+        return cls(
+            members.__getitem__,
+            np.asarray([member.num_tokens for member in members], dtype=np.int64),
+            [member.id for member in members],
+            [member.source_id for member in members],
+        )
+
+    def __len__(self) -> int:
+        return len(self.token_counts)
+
+    @property
+    def num_sources(self) -> int:
+        return len(set(self.source_ids))
+
+    def select(self, rows: Sequence[int] | np.ndarray) -> Documents:
+        """The documents in `rows`, in that order."""
+        chosen = [int(row) for row in rows]
+        return Documents(
+            lambda row: self.read(chosen[row]),
+            self.token_counts[chosen],
+            [self.ids[row] for row in chosen],
+            [self.source_ids[row] for row in chosen],
+        )
+
+
+def open_documents(
+    data: str, processor: DocumentProcessor, split: str = "validation", limit: int | None = None
+) -> Documents:
+    """At most `limit` documents spread evenly over `data`, tokenised as `processor` does.
+
+    A source that is not prepared is segmented and tokenised now; one without splits is taken whole, and
+    documents without text are left out. Raises ValueError for data that cannot be read, that were prepared for
+    another model, or that hold no document.
+    """
+    if (Path(data) / METADATA_FILE).is_file():
+        prepared = load_prepared(data, split)
+        _check_same(prepared.processor, processor, data)
+        found = prepared.documents
+        if limit is not None:
+            found = found.select(spread(limit, len(found)))
+    else:
+        splits = read_corpus(CorpusOptions(data, limit=limit))
+        if split not in splits and len(splits) > 1:
+            raise ValueError(f"'{data}' has no split '{split}'; it has {', '.join(splits)}")
+        sources = splits[split] if split in splits else next(iter(splits.values()))
+        rows = [section for source in sources for section in processor.process(source).sections]
+        found = Documents.of(rows)
+    if not len(found):
+        raise ValueError(f"'{data}' holds no document with text in split '{split}'")
+    return found
+
+
+def _check_same(prepared: DocumentProcessor, model: DocumentProcessor, data: str) -> None:
+    """Token ids of prepared data only mean something to the model that they were prepared for."""
+    for what, ours, theirs in (
+        ("hierarchy", model.hierarchy, prepared.hierarchy),
+        ("decoder tokenizer", model.decoder_tokenizer.get_vocab(), prepared.decoder_tokenizer.get_vocab()),
+        ("encoder tokenizer", model.encoder_tokenizer.get_vocab(), prepared.encoder_tokenizer.get_vocab()),
+    ):
+        if ours != theirs:
+            raise ValueError(
+                f"'{data}' was prepared with another {what} than the model's; give the source itself, or prepare "
+                "it with --decoder RUN"
+            )

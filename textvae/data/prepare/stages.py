@@ -1,0 +1,133 @@
+"""Raw rows -> encoded rows, in parallel, and the account of what became of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow.compute
+
+from textvae.data.document import EncodedDocument
+from textvae.data.prepare.summary import SplitSummary, first_set_aside
+from textvae.data.sources.corpus import from_row
+from textvae.data.text.processor import DocumentProcessor
+
+FeatureFunction = Callable[[list[list[int]]], np.ndarray]
+"""Encoder tokens of S sentences -> [S, D]."""
+
+ARRAYS = ("encoder_ids", "encoder_lengths", "decoder_ids", "decoder_lengths")
+_INTS = datasets.Sequence(datasets.Value("int32"))
+_FEATURES = datasets.Features(
+    {name: datasets.Value("string") for name in ("id", "source_id", "title", "label", "extra")}
+    | {"sentences": datasets.Sequence(datasets.Value("string")), "structure": datasets.Sequence(_INTS)}
+    | dict.fromkeys(ARRAYS, _INTS)
+    | {name: datasets.Value("int64") for name in ("num_tokens", "num_words", "num_bytes")}
+)
+# What the rows carry until it has been counted: a document is counted at its first section.
+_COUNTS = {name: datasets.Value("int32") for name in ("cut", "sentences_split", "empty_units")}
+
+
+def encode_rows(
+    rows: datasets.Dataset,
+    processor: DocumentProcessor,
+    max_sentences: int | None,
+    num_proc: int,
+    cache: Path,
+) -> datasets.Dataset:
+    """One row for every section of every document, in order; a document without text makes an empty row.
+
+    The Arrow file is written at `cache`. Raises ValueError as `DocumentProcessor.process` does.
+    """
+    return rows.map(
+        _encode_batch,
+        batched=True,
+        batch_size=32,
+        fn_kwargs={"processor": processor, "max_sentences": max_sentences},
+        remove_columns=rows.column_names,
+        features=datasets.Features(_FEATURES | _COUNTS),
+        cache_file_name=str(cache),
+        new_fingerprint=cache.stem,
+        writer_batch_size=256,
+        num_proc=num_proc if num_proc > 1 else None,
+        desc=f"tokenising {cache.stem}",
+    )
+
+
+def _encode_batch(
+    columns: dict[str, list[Any]], processor: DocumentProcessor, max_sentences: int | None
+) -> dict[str, list[Any]]:
+    rows = []
+    for values in zip(*columns.values(), strict=True):
+        source = from_row(dict(zip(columns, values, strict=True)))
+        processed = processor.process(source, max_sentences)
+        for number, section in enumerate(processed.sections or (_nothing(source.id),)):
+            row = {name: getattr(section, name) for name in _FEATURES}
+            first = number == 0
+            row["cut"] = int(first and len(processed.sections) > 1)
+            row["sentences_split"] = processed.num_sentences_split if first else 0
+            row["empty_units"] = processed.num_empty_units if first else 0
+            rows.append(row)
+    return {name: [row[name] for row in rows] for name in _FEATURES | _COUNTS}
+
+
+def _nothing(name: str) -> EncodedDocument:
+    """Stands for a document without text until it has been counted."""
+    return EncodedDocument(name, name, None, None, "{}", [], [], [], [], [], [], 0, 0, 0)
+
+
+def count_rows(rows: datasets.Dataset, documents_read: int, ids_renamed: int) -> tuple[datasets.Dataset, SplitSummary]:
+    """The rows of `encode_rows` that hold text, as they are stored, and the account of the split."""
+    numbers = {name: rows.data.column(name).to_numpy() for name in (*_COUNTS, "num_tokens", "num_words", "num_bytes")}
+    sentences = pyarrow.compute.list_value_length(rows.data.column("sentences")).to_numpy()
+    dropped = list(rows.select(np.flatnonzero(sentences == 0))["id"])
+    kept = rows.select(np.flatnonzero(sentences)) if dropped else rows
+    return kept.remove_columns(list(_COUNTS)), SplitSummary(
+        documents_read=documents_read,
+        documents_kept=documents_read - len(dropped),
+        documents_cut=int(numbers["cut"].sum()),
+        sections=len(kept),
+        documents_set_aside=len(dropped),
+        set_aside=first_set_aside(dropped, "it holds no sentence"),
+        ids_renamed=ids_renamed,
+        sentences=int(sentences.sum()),
+        sentences_split=int(numbers["sentences_split"].sum()),
+        empty_units_removed=int(numbers["empty_units"].sum()),
+        tokens=int(numbers["num_tokens"].sum()),
+        words=int(numbers["num_words"].sum()),
+        bytes=int(numbers["num_bytes"].sum()),
+    )
+
+
+def add_features(rows: datasets.Dataset, feature_fn: FeatureFunction, cache: Path) -> datasets.Dataset:
+    """The rows with a column `features`, float16 [S * D] each; `feature_fn` runs in this process."""
+    return rows.map(
+        _feature_batch,
+        batched=True,
+        batch_size=64,
+        fn_kwargs={"feature_fn": feature_fn},
+        input_columns=["encoder_ids", "encoder_lengths"],
+        features=datasets.Features({**rows.features, "features": datasets.Sequence(datasets.Value("float16"))}),
+        cache_file_name=str(cache),
+        new_fingerprint=cache.stem,
+        writer_batch_size=256,
+        desc=f"encoding {cache.stem}",
+    )
+
+
+def _feature_batch(
+    ids: list[list[int]], lengths: list[list[int]], feature_fn: FeatureFunction
+) -> dict[str, list[np.ndarray]]:
+    sentences = [
+        document[start:end]
+        for document, counts in zip(ids, lengths, strict=True)
+        for start, end in pairwise(accumulate(counts, initial=0))
+    ]
+    features = np.asarray(feature_fn(sentences))
+    if features.ndim != 2 or len(features) != len(sentences):
+        raise ValueError(f"feature_fn gave an array of shape {features.shape} for {len(sentences)} sentences")
+    ends = list(accumulate(map(len, lengths), initial=0))
+    return {"features": [features[start:end].astype(np.float16).ravel() for start, end in pairwise(ends)]}

@@ -1,0 +1,210 @@
+"""Any source -> raw Arrow data sets by split: read in parallel, unique ids, missing splits carved."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+
+from textvae.data.document import SourceDocument
+from textvae.data.sources import python_docs
+from textvae.data.sources.files import SPLITS, FieldNames, file_kind, find_files, parse_record, read_file
+
+_JSON = ("paragraphs", "units", "extra")
+RAW_FEATURES = datasets.Features({name: datasets.Value("string") for name in ("id", "title", "label", "text", *_JSON)})
+
+
+@dataclass(frozen=True)
+class CorpusOptions:
+    """What to read, and how."""
+
+    source: str
+    """A file, a folder, `python-docs`, or a Hub data set, `NAME` or `NAME:CONFIGURATION`."""
+    fields: FieldNames = field(default_factory=FieldNames)
+    limit: int | None = None
+    """Read at most this many documents of each split."""
+    num_proc: int = 1
+
+
+@dataclass(frozen=True)
+class CarveOptions:
+    """Shares of `train` that become the splits which the source lacks."""
+
+    validation_fraction: float
+    test_fraction: float
+    seed: int
+
+
+def to_row(document: SourceDocument) -> dict[str, str | None]:
+    """A document as a raw row; what has no fixed shape is stored as JSON."""
+    row = asdict(document)
+    return row | {name: None if row[name] is None else json.dumps(row[name], default=str) for name in _JSON}
+
+
+def from_row(row: dict[str, Any]) -> SourceDocument:
+    """The document that `to_row` stored."""
+    return SourceDocument(**row | {name: None if row[name] is None else json.loads(row[name]) for name in _JSON})
+
+
+def read_corpus(options: CorpusOptions) -> dict[str, Iterator[SourceDocument]]:
+    """The documents of every split of the source, one after the other, in this process.
+
+    Raises ValueError naming the source (and file and line, when iterated) for what cannot be found or read.
+    """
+    source = options.source
+    if source == python_docs.NAME:
+        splits: dict[str, Iterable[SourceDocument]] = {"train": python_docs.python_docs(options.num_proc)}
+    elif Path(source).exists():
+        files = find_files(source)
+        splits = {split: _read_files([str(f) for f in files[split]], source, options.fields) for split in files}
+    else:
+        splits = _read_hub(options)
+    return {split: islice(documents, options.limit) for split, documents in splits.items()}
+
+
+def _read_files(files: list[str], root: str, fields: FieldNames) -> Iterator[SourceDocument]:
+    for file in files:
+        yield from read_file(Path(file), Path(root), fields)
+
+
+def _read_hub(options: CorpusOptions) -> dict[str, Iterable[SourceDocument]]:
+    if file_kind(Path(options.source)) or options.source.startswith((".", "/")):
+        raise ValueError(f"source '{options.source}': there is no such file or folder")
+    name, _, configuration = options.source.partition(":")
+    try:
+        found = datasets.load_dataset(name, configuration or None)
+    except (DatasetNotFoundError, OSError) as error:
+        raise ValueError(
+            f"source '{options.source}' is neither '{python_docs.NAME}', nor a file or folder here, nor a data "
+            f"set that the Hugging Face Hub gives ({str(error).strip().splitlines()[0]})"
+        ) from None
+    splits = {split: found[split] for split in SPLITS if split in found}
+    if not splits:
+        raise ValueError(f"Hub data set '{options.source}' has the splits {list(found)}, none of {SPLITS}")
+    return {split: parse_rows(rows, f"{name}/{split}", options.fields) for split, rows in splits.items()}
+
+
+def parse_rows(rows: datasets.Dataset, place: str, fields: FieldNames) -> Iterator[SourceDocument]:
+    """The rows of any data set as documents; class labels by their names."""
+    label = rows.features.get(fields.label)
+    for number, row in enumerate(rows):
+        if isinstance(label, datasets.ClassLabel) and row[fields.label] is not None:
+            row[fields.label] = label.int2str(row[fields.label])
+        yield parse_record(row, f"{place}:{number}", f"{place}, row {number}", fields)
+
+
+def store_corpus(options: CorpusOptions, cache: Path) -> dict[str, datasets.Dataset]:
+    """The corpus as raw Arrow data sets by split, written below `cache`; the splits are those of the source.
+
+    Raises ValueError as `read_corpus` does, and if a split is without any document.
+    """
+    source = options.source
+    if source != python_docs.NAME and Path(source).exists() and options.limit is None:
+        found = {split: [str(file) for file in files] for split, files in find_files(source).items()}
+        return {
+            split: _store(
+                _rows_of_files,
+                {"files": files, "root": source, "fields": options.fields},
+                cache / split,
+                min(options.num_proc, len(files)),
+            )
+            for split, files in found.items()
+        }
+    return {
+        split: _store(_rows_of_split, {"options": options, "split": split}, cache / split)
+        for split in read_corpus(options)
+    }
+
+
+def _rows_of_files(files: list[str], root: str, fields: FieldNames) -> Iterator[dict[str, str | None]]:
+    return (to_row(document) for document in _read_files(files, root, fields))
+
+
+def _rows_of_split(options: CorpusOptions, split: str) -> Iterator[dict[str, str | None]]:
+    return (to_row(document) for document in read_corpus(options)[split])
+
+
+def _store(
+    generate: Callable[..., Iterator[dict[str, str | None]]],
+    arguments: dict[str, Any],
+    cache: Path,
+    num_proc: int = 1,
+) -> datasets.Dataset:
+    """Several processes share the files among themselves; the rows keep the order of the files."""
+    if next(generate(**arguments), None) is None:
+        raise ValueError(f"there is no document to read in {arguments}")
+    try:
+        return datasets.Dataset.from_generator(
+            generate,
+            features=RAW_FEATURES,
+            gen_kwargs=arguments,
+            cache_dir=str(cache),
+            num_proc=num_proc if num_proc > 1 else None,
+        )
+    except DatasetGenerationError as error:
+        if isinstance(error.__cause__, ValueError):
+            raise error.__cause__ from None
+        raise
+
+
+def with_unique_ids(rows: datasets.Dataset) -> tuple[datasets.Dataset, int]:
+    """The rows, with "~2", "~3", ... after an id that came before, and how many ids were changed so."""
+    ids = rows.data.column("id").to_pylist()
+    taken = set(ids)
+    if len(taken) == len(ids):
+        return rows, 0
+    seen: Counter[str] = Counter()
+    unique = []
+    for name in ids:
+        seen[name] += 1
+        new = name
+        while seen[name] > 1 and (new := f"{name}~{seen[name]}") in taken:
+            seen[name] += 1
+        taken.add(new)
+        unique.append(new)
+    renamed = sum(old != new for old, new in zip(ids, unique, strict=True))
+    return rows.remove_columns("id").add_column("id", unique), renamed
+
+
+def carve_splits(splits: dict[str, datasets.Dataset], options: CarveOptions) -> dict[str, datasets.Dataset]:
+    """All three splits: a missing one is taken from `train`, by a hash of the ids, so that it stays the same
+    documents when others come or go. At least one document goes to every split whose share is not 0.
+
+    Raises ValueError if there is no `train` to take from, or too little of it.
+    """
+    shares = {"validation": options.validation_fraction, "test": options.test_fraction}
+    missing = {split: share for split, share in shares.items() if split not in splits and share > 0}
+    if "train" not in splits:
+        raise ValueError(f"the source has the splits {list(splits)}, but no 'train'")
+    if not missing:
+        return splits
+    ids = splits["train"].data.column("id").to_pylist()
+    places = [_place(name, options.seed) for name in ids]
+    order = sorted(range(len(ids)), key=places.__getitem__)
+    carved: dict[str, list[int]] = {}
+    threshold = 0.0
+    for split, share in missing.items():
+        threshold += share
+        count = max(1, sum(places[index] < threshold for index in order))
+        carved[split], order = sorted(order[:count]), order[count:]
+    if not order:
+        raise ValueError(
+            f"{len(ids)} documents are too few to take {' and '.join(missing)} from; set validation_fraction "
+            "and test_fraction to 0, or give these splits as files of their own"
+        )
+    parts = {"train": sorted(order), **carved}
+    taken = splits | {split: splits["train"].select(indices) for split, indices in parts.items()}
+    return {split: taken[split] for split in SPLITS if split in taken}
+
+
+def _place(name: str, seed: int) -> float:
+    """A number in [0, 1) that depends on nothing but the id and the seed."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "big") / 2**64

@@ -1,0 +1,234 @@
+"""Training: step, validate, log, save.
+
+Shapes: L latent levels, Z_l latent size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+
+from textvae.build import build_model
+from textvae.config import Config, EncoderConfig, Likelihood, ObjectiveConfig, TrainConfig
+from textvae.data.dataset import PreparedSplit, load_prepared
+from textvae.data.loader import StepBatches, TrainingSteps, evaluation_groups, training_loader
+from textvae.data.plan import BatchPlan, spread
+from textvae.model.noise import KeyedNoise
+from textvae.runs import RunFolder
+from textvae.text_vae import HierarchicalTextVAE
+from textvae.training.objective import Objective, elbo_terms
+from textvae.training.progress import Gradients, Progress
+from textvae.training.schedules import learning_rate_factor
+from textvae.training.sums import Sums, Totals
+
+VALIDATION_NOISE = KeyedNoise(seed=0, step=-1)
+
+
+def train(config: Config) -> Path:
+    """Train as configured, or resume; returns the run folder."""
+    settings = config.train
+    folder = RunFolder(settings.output)
+    folder.check(config)
+    accelerator = Accelerator(
+        mixed_precision=settings.mixed_precision,
+        log_with="tensorboard" if settings.tracker == "tensorboard" else None,
+        project_dir=settings.output,
+    )
+    set_seed(settings.seed)
+    training = load_prepared(config.data.path, "train")
+    validation = load_prepared(config.data.path, "validation")
+    if config.model.levels and training.has_features:
+        cached = EncoderConfig(name=training.metadata["options"]["encoder"], words=config.model.encoder.words)
+        if config.model.encoder != cached:
+            raise ValueError(
+                f"{config.data.path} holds cached features of {cached}, but the model's encoder is "
+                f"{config.model.encoder}; prepare the data without --cache-features, or use the same encoder"
+            )
+    if accelerator.is_main_process and not settings.resume:
+        folder.begin(config)
+    accelerator.wait_for_everyone()
+
+    plain = build_model(config.model, training.processor)
+    if settings.start_from is not None and not settings.resume:
+        start_from(plain, settings.start_from)
+    if not settings.resume:
+        plain.decoder.set_unigram(torch.from_numpy(training.word_counts))
+    freeze_unused(plain, config.objective)
+    plain.set_chunk_tokens(config.data.micro_batch_tokens)
+    optimizer = torch.optim.AdamW(parameter_groups(plain, settings), fused=True)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(settings, step))
+    model, optimizer = accelerator.prepare(plain, optimizer)
+    objective = Objective(config.objective, plain.level_names, settings.steps)
+    progress = Progress(settings, accelerator, folder)
+    accelerator.register_for_checkpointing(objective, scheduler, progress)
+    first = folder.load_state(accelerator) if settings.resume else 0
+    accelerator.init_trackers("tensorboard")
+
+    data = TrainingSteps(
+        training.read,
+        BatchPlan(training.token_counts, config.data.batch_tokens, settings.seed),
+        plain.layout,
+        steps=settings.steps,
+        micro_batch_tokens=config.data.micro_batch_tokens,
+        process=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+    )
+    progress.begin(first, plain, len(training.token_counts))
+    for step, part in enumerate(training_loader(data, first, config.data.num_workers), start=first):
+        weights = objective.weights(step)
+        measured = progress.is_due(step + 1)
+        sums, gradients = optimise(model, part, step, objective, weights, optimizer, accelerator, settings, measured)
+        scheduler.step()
+        progress.log(step + 1, sums, weights, gradients, float(scheduler.get_last_lr()[-1]), objective.collapsed(step))
+        is_last = step + 1 == settings.steps
+        if (step + 1) % settings.validate_every == 0 or is_last:
+            scores = validate(
+                plain,
+                validation,
+                settings.validation_documents,
+                config.data.micro_batch_tokens,
+                accelerator,
+                config.objective.likelihood,
+            )
+            if progress.validated(step + 1, scores) and accelerator.is_main_process:
+                plain.save_pretrained(folder.path)
+        if (step + 1) % settings.save_every == 0 or is_last:
+            folder.save_state(accelerator, step + 1)
+    accelerator.end_training()
+    return folder.path
+
+
+def optimise(
+    model: nn.Module,
+    part: StepBatches,
+    step: int,
+    objective: Objective,
+    weights: Mapping[str, Tensor | float],
+    optimizer: torch.optim.Optimizer,
+    accelerator: Accelerator,
+    settings: TrainConfig,
+    measured: bool,
+) -> tuple[Sums, Gradients]:
+    """One optimiser step over the global batch, with `weights` of the rates; returns its raw sums and, if
+    `measured`, how large the gradients of the model's parts were."""
+    model.train()
+    plain = accelerator.unwrap_model(model)
+    weights = {n: w.to(plain.device) if isinstance(w, Tensor) else w for n, w in weights.items()}
+    noise = KeyedNoise(settings.seed, step)
+    totals = Totals(plain)
+    # Distributed gradients are averaged; the loss is a sum over processes, divided once by all tokens.
+    scale = part.weight * accelerator.num_processes / part.global_tokens
+    for number, batch in enumerate(part.batches):
+        is_last = number == len(part.batches) - 1
+        with nullcontext() if is_last else accelerator.no_sync(model):
+            batch = batch.to(accelerator.device)
+            terms = elbo_terms(model(batch, noise, **objective.asks), batch)
+            accelerator.backward(objective.loss(terms, weights) * scale)
+        totals.add(batch, terms, part.weight)
+    norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_gradient_norm)
+    # Clipping has also undone the loss scaling of fp16; its own factor is taken back.
+    clipped = (norm / settings.max_gradient_norm).clamp(min=1)
+    ratios = {part: ratio * clipped for part, ratio in gradient_ratios(plain).items()} if measured else {}
+    gradients = Gradients(norm, ratios)
+    optimizer.step()
+    optimizer.zero_grad()
+    sums = totals.reduce(accelerator)
+    objective.update(step, {name: rate / sums.units[name] for name, rate in sums.rate_by_dimension.items()})
+    return sums, gradients
+
+
+@torch.no_grad()
+def validate(
+    model: HierarchicalTextVAE,
+    split: PreparedSplit,
+    limit: int,
+    batch_tokens: int,
+    accelerator: Accelerator,
+    likelihood: Likelihood = "decoder",
+) -> Sums:
+    """The one-sample ELBO over at most `limit` documents, spread over the split, the same with the same noise
+    every time."""
+    model.eval()
+    totals = Totals(model)
+    mine = evaluation_groups(
+        split.token_counts,
+        batch_tokens,
+        documents=spread(limit, len(split)),
+        process=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+    )
+    for numbers in mine:
+        batch = model.batch([split.read(number) for number in numbers])
+        with accelerator.autocast():
+            output = model(batch, VALIDATION_NOISE, likelihood=likelihood)
+        totals.add(batch, elbo_terms(output, batch))
+    return totals.reduce(accelerator)
+
+
+def gradient_ratios(model: HierarchicalTextVAE) -> dict[str, Tensor]:
+    """Norm of the gradient over norm of the parameters, of every level and of the rest: what has
+    stopped learning, or does not learn yet, shows here."""
+    parts: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            level = next((level for level in model.level_names if f".{level}." in name), name.split(".")[0])
+            parts.setdefault(level, []).append(parameter)
+    return {
+        part: get_total_norm([p.grad for p in members if p.grad is not None]) / get_total_norm(members)
+        for part, members in parts.items()
+    }
+
+
+def freeze_unused(model: HierarchicalTextVAE, config: ObjectiveConfig) -> None:
+    """Leave only parameters trainable that the objective reaches, as distributed training needs."""
+    if config.likelihood == "bag_of_words":
+        model.decoder.backbone.requires_grad_(False)
+        if model.decoder.structure is not None:
+            model.decoder.structure.requires_grad_(False)
+
+
+def start_from(model: HierarchicalTextVAE, name: str) -> None:
+    """Give `model` the weights of the run `name`; ValueError names the first that do not fit."""
+    weights = HierarchicalTextVAE.from_pretrained(name).state_dict()
+    own = model.state_dict()
+    unfit = [
+        key
+        for key in own.keys() | weights.keys()
+        if key not in own or key not in weights or own[key].shape != weights[key].shape
+    ]
+    if unfit:
+        raise ValueError(
+            f"train.start_from: the model of {name} has another shape ({', '.join(sorted(unfit)[:3])}, "
+            f"{len(unfit)} in all); give this run the same model section"
+        )
+    model.load_state_dict(weights)
+
+
+def parameter_groups(model: HierarchicalTextVAE, settings: TrainConfig) -> list[dict[str, Any]]:
+    """Pretrained and new parameters with their own learning rates; no decay on vectors (biases, norms)."""
+    config = model.config.model_config
+    pretrained = set()
+    if model.encoder is not None:
+        pretrained |= set(model.encoder.backbone.parameters())
+    if config.decoder.name is not None:
+        pretrained |= set(model.decoder.backbone.parameters())
+    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            groups.setdefault((parameter in pretrained, parameter.ndim > 1), []).append(parameter)
+    return [
+        {
+            "params": members,
+            "lr": settings.pretrained_learning_rate if is_pretrained else settings.learning_rate,
+            "weight_decay": settings.weight_decay if is_matrix else 0.0,
+        }
+        for (is_pretrained, is_matrix), members in sorted(groups.items(), key=lambda item: item[0], reverse=True)
+    ]

@@ -1,0 +1,145 @@
+"""What a person watching a run, its metrics.jsonl and the tracker are told."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.logging import get_logger
+from torch import Tensor
+
+from textvae.config import TrainConfig
+from textvae.model.vae import DocumentVAE
+from textvae.runs import RunFolder
+from textvae.training.sums import Sums
+
+logger = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What was measured of one optimiser step's gradient."""
+
+    norm: Tensor
+    """Before clipping, over all parameters."""
+    ratio: Mapping[str, Tensor]
+    """Norm of the gradient, before clipping too, over norm of the parameters, by level and other part of the model;
+    empty where it was not measured."""
+
+
+class Progress:
+    """Logs training and validation, and remembers the best validation; checkpointed with the model."""
+
+    def __init__(self, settings: TrainConfig, accelerator: Accelerator, folder: RunFolder) -> None:
+        self.settings = settings
+        self.accelerator = accelerator
+        self.folder = folder
+        self.best = math.inf
+        self.tokens_seen = 0.0
+        self.warned: set[str] = set()
+        self._since = (time.monotonic(), 0.0)
+
+    def begin(self, first: int, model: DocumentVAE, documents: int) -> None:
+        trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+        self.accelerator.print(
+            f"levels {list(model.level_names) or 'none (plain language model)'}; {trainable / 1e6:.1f} M parameters "
+            f"trained, {frozen / 1e6:.1f} M frozen; {documents} documents; steps {first} to {self.settings.steps}"
+        )
+        self._since = (time.monotonic(), self.tokens_seen)
+
+    def is_due(self, step: int) -> bool:
+        """Whether this optimiser step, counted from 1, is logged."""
+        return step % self.settings.log_every == 0 or step == self.settings.steps
+
+    def log(
+        self,
+        step: int,
+        sums: Sums,
+        weights: Mapping[str, Any],
+        gradients: Gradients,
+        learning_rate: float,
+        collapsed: Mapping[str, float],
+    ) -> None:
+        """Tell of one optimiser step; `collapsed`: levels whose rate has vanished, warned of once each."""
+        self.tokens_seen += sums.tokens
+        for name in collapsed.keys() - self.warned:
+            logger.warning(
+                f"level '{name}' has collapsed: its rate is {collapsed[name]:.3f} nats per unit at step {step}, so the "
+                f"decoder does without it. Try objective.levels.{name}.free_bits=0.1 or a target_rate, a later start "
+                "of its annealing, a bag-of-words warm start (objective.likelihood), or leave the level out."
+            )
+        self.warned |= collapsed.keys()
+        if not math.isfinite(sums.negative_elbo):
+            raise ValueError(
+                f"the loss is not finite at step {step}; lower train.learning_rate, or set train.mixed_precision=no"
+            )
+        if not self.is_due(step):
+            return
+        now = time.monotonic()
+        speed = (self.tokens_seen - self._since[1]) / (now - self._since[0])
+        left = (self.settings.steps - step) * sums.tokens / speed
+        self._since = (now, self.tokens_seen)
+        report = sums.report()
+        betas = {name: float(torch.as_tensor(weight).mean()) for name, weight in weights.items()}
+        record = {
+            "step": step,
+            "split": "train",
+            "tokens_seen": int(self.tokens_seen),
+            **report,
+            "beta": betas,
+            "gradient_norm": float(gradients.norm),
+            "learning_rate": learning_rate,
+            "tokens_per_second": speed,
+            "gradient_ratio": {part: float(ratio) for part, ratio in gradients.ratio.items()},
+        }
+        rates = "  ".join(f"{name} {rate:.1f}" for name, rate in report["rate_per_unit"].items())
+        self.accelerator.print(
+            f"step {step}/{self.settings.steps}  nll/token {report['nll_per_token']:.3f}  "
+            f"{'rate/unit ' + rates + '  ' if rates else ''}{speed:.0f} tokens/s  {_clock(left)} left",
+            flush=True,
+        )
+        self._write(record)
+
+    def validated(self, step: int, sums: Sums) -> bool:
+        """Report a validation; true when it is the best so far."""
+        report = sums.report()
+        rates = "  ".join(f"{name} {rate:.1f}" for name, rate in report["rate_per_unit"].items())
+        self.accelerator.print(
+            f"validation at step {step}: perplexity/token {report['perplexity_per_token']:.1f}"
+            f"{'  rate/unit ' + rates if rates else ''}",
+            flush=True,
+        )
+        self._write({"step": step, "split": "validation", "tokens_seen": int(self.tokens_seen), **report})
+        is_best = sums.negative_elbo / sums.tokens < self.best
+        self.best = min(self.best, sums.negative_elbo / sums.tokens)
+        self._since = (time.monotonic(), self.tokens_seen)
+        return is_best
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "tokens_seen": self.tokens_seen, "warned": sorted(self.warned)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.best = state["best"]
+        self.tokens_seen = state["tokens_seen"]
+        self.warned = set(state["warned"])
+
+    def _write(self, record: dict[str, Any]) -> None:
+        if self.accelerator.is_main_process:
+            self.folder.log(record)
+        flat: dict[str, float] = {}
+        for key, value in record.items():
+            if isinstance(value, dict):
+                flat |= {f"{record['split']}/{key}/{name}": number for name, number in value.items()}
+            elif isinstance(value, int | float):
+                flat[f"{record['split']}/{key}"] = value
+        self.accelerator.log(flat, step=record["step"])
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
