@@ -18,6 +18,7 @@ from textvae.data.prepare.stages import FeatureFunction
 from textvae.data.text.processor import DocumentProcessor
 from textvae.model.encoder import SentenceEncoder
 from textvae.model.vae import TextVAEConfig, check_levels
+from textvae.precision import best_precision
 from textvae.pretrained import resolve_backbone
 from textvae.text_vae import HierarchicalTextVAE
 
@@ -55,10 +56,11 @@ def sentence_feature_function(name: str, chunk_tokens: int = 8192) -> FeatureFun
     backbone = AutoModel.from_pretrained(resolve_backbone(name), dtype=torch.float32).eval()
     encoder = SentenceEncoder(backbone, EncoderConfig().layers, trainable=False)
     pad_id = backbone.config.pad_token_id or 0
+    fast = best_precision(backbone.device) == "bf16"
 
     def features(sentences: Sequence[Sequence[int]]) -> np.ndarray:
         chunks = tuple(encoder_chunks([np.asarray(ids) for ids in sentences], pad_id, chunk_tokens))
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=fast):
             return encoder(chunks, len(sentences)).numpy()
 
     return features

@@ -183,7 +183,8 @@ class TrainConfig:
     """Learning rate at the last step, as a fraction of the peak."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     max_gradient_norm: Annotated[float, Field(gt=0)] = 1.0
-    mixed_precision: Literal["no", "bf16", "fp16"] = "bf16"
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    """`auto`: bfloat16 where the device multiplies it, else `no`: a processor that emulates it is many times slower."""
     seed: int = 0
     log_every: PositiveInt = 10
     validate_every: PositiveInt = 200

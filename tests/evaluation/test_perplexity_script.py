@@ -14,6 +14,7 @@ from run_scripts import launch, refusal, run_script
 from tiny import DOCUMENT
 
 from textvae.data.dataset import Documents, load_prepared
+from textvae.data.plan import spread
 from textvae.evaluation.likelihood.perplexity import DocumentScore, Estimator, score_documents
 from textvae.runs import load_run
 from textvae.text_vae import HierarchicalTextVAE

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
@@ -22,6 +22,7 @@ from textvae.data.dataset import PreparedSplit, load_prepared
 from textvae.data.loader import StepBatches, TrainingSteps, evaluation_groups, training_loader
 from textvae.data.plan import BatchPlan, spread
 from textvae.model.noise import KeyedNoise
+from textvae.precision import best_precision
 from textvae.runs import RunFolder
 from textvae.text_vae import HierarchicalTextVAE
 from textvae.training.objective import Objective, elbo_terms
@@ -37,8 +38,11 @@ def train(config: Config) -> Path:
     settings = config.train
     folder = RunFolder(settings.output)
     folder.check(config)
+    precision = settings.mixed_precision
+    if precision == "auto":
+        precision = best_precision(PartialState().device)
     accelerator = Accelerator(
-        mixed_precision=settings.mixed_precision,
+        mixed_precision=precision,
         log_with="tensorboard" if settings.tracker == "tensorboard" else None,
         project_dir=settings.output,
     )

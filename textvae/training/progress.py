@@ -49,7 +49,8 @@ class Progress:
         frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
         self.accelerator.print(
             f"levels {list(model.level_names) or 'none (plain language model)'}; {trainable / 1e6:.1f} M parameters "
-            f"trained, {frozen / 1e6:.1f} M frozen; {documents} documents; steps {first} to {self.settings.steps}"
+            f"trained, {frozen / 1e6:.1f} M frozen; {documents} documents; steps {first} to {self.settings.steps}; "
+            f"{self.accelerator.device}, mixed precision {self.accelerator.mixed_precision}"
         )
         self._since = (time.monotonic(), self.tokens_seen)
 
