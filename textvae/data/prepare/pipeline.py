@@ -29,7 +29,7 @@ from textvae.data.sources.corpus import (
 )
 from textvae.data.sources.files import FieldNames
 from textvae.data.text.processor import DECODER_FOLDER, DocumentProcessor
-from textvae.data.text.tokenizer import train_sentencepiece
+from textvae.data.text.tokenizer import load_decoder_tokenizer, train_sentencepiece
 from textvae.data.text.tree import TreeBuilder, paragraphs_of
 from textvae.pretrained import resolve_backbone
 
@@ -133,7 +133,7 @@ def _decoder_tokenizer(options: PrepareOptions, train: datasets.Dataset) -> PreT
     lender = Path(options.decoder) / DECODER_FOLDER
     if lender.is_dir():
         return AutoTokenizer.from_pretrained(lender)
-    return AutoTokenizer.from_pretrained(resolve_backbone(options.decoder, weights=False))
+    return load_decoder_tokenizer(resolve_backbone(options.decoder, weights=False))
 
 
 def _sample_paragraphs(rows: datasets.Dataset, options: PrepareOptions) -> Iterator[str]:

@@ -8,10 +8,25 @@ from collections.abc import Iterable, Iterator
 
 import sentencepiece
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 UNKNOWN, BEGIN, END, PADDING = "<unk>", "<s>", "</s>", "<pad>"
 _MAX_BYTES = 16_000
+
+
+SEPARATOR = "<|endoftext|>"
+"""What stood between documents when GPT-2, SmolLM2, Qwen and their like were pretrained."""
+
+
+def load_decoder_tokenizer(folder_or_name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a pretrained decoder, with the tokens that start and end plain text.
+
+    An instruction-tuned model names those of a chat; its vocabulary still has the separator of documents.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(folder_or_name)
+    if SEPARATOR in tokenizer.get_vocab():
+        tokenizer.bos_token = tokenizer.eos_token = SEPARATOR
+    return tokenizer
 
 
 def train_sentencepiece(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTokenizerFast:
