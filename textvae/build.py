@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -16,6 +14,8 @@ from textvae.config import DecoderConfig, EncoderConfig, ModelConfig, to_dict
 from textvae.data.collate import encoder_chunks, row_length
 from textvae.data.prepare.stages import FeatureFunction
 from textvae.data.text.processor import DocumentProcessor
+from textvae.frozen import run_settings
+from textvae.model.adapter import merge_adapters
 from textvae.model.encoder import SentenceEncoder
 from textvae.model.vae import TextVAEConfig, check_levels
 from textvae.precision import best_precision
@@ -54,7 +54,7 @@ def build_model(settings: ModelConfig, processor: DocumentProcessor) -> Hierarch
 def sentence_feature_function(name: str, chunk_tokens: int = 8192) -> FeatureFunction:
     """The pooled states of the frozen encoder `name`, as training would compute them: what `prepare` caches."""
     backbone = AutoModel.from_pretrained(resolve_backbone(name), dtype=torch.float32).eval()
-    encoder = SentenceEncoder(backbone, EncoderConfig().layers, trainable=False)
+    encoder = SentenceEncoder(backbone, EncoderConfig(name))
     pad_id = backbone.config.pad_token_id or 0
     fast = best_precision(backbone.device) == "bf16"
 
@@ -76,7 +76,7 @@ def _decoder(settings: DecoderConfig, tokenizer: PreTrainedTokenizerBase) -> Pre
     if settings.name is not None:
         if settings.architecture:
             raise ValueError("model.decoder: give a name (pretrained) or an architecture (from scratch), not both")
-        if _is_run(settings.name):
+        if run_settings(settings.name) is not None:
             run = HierarchicalTextVAE.from_pretrained(settings.name)
             if run.processor.decoder_tokenizer.get_vocab() != tokenizer.get_vocab():
                 raise ValueError(
@@ -84,6 +84,9 @@ def _decoder(settings: DecoderConfig, tokenizer: PreTrainedTokenizerBase) -> Pre
                     f"data with --decoder {settings.name}, or train a language model on them first"
                 )
             decoder = run.decoder.backbone
+            # An adapter of the same shape is trained on; another one becomes part of the weights.
+            if run.config.model_config.decoder.lora != settings.lora:
+                merge_adapters(decoder)
         else:
             decoder = AutoModelForCausalLM.from_pretrained(resolve_backbone(settings.name), dtype=torch.float32)
         _check_vocabulary(decoder, tokenizer, f"decoder '{settings.name}'")
@@ -107,13 +110,6 @@ def _decoder(settings: DecoderConfig, tokenizer: PreTrainedTokenizerBase) -> Pre
     decoder = AutoModelForCausalLM.from_config(config)
     _check_vocabulary(decoder, tokenizer, "model.decoder.architecture")
     return decoder
-
-
-def _is_run(name: str) -> bool:
-    path = Path(name) / "config.json"
-    if not path.is_file():
-        return False
-    return json.loads(path.read_text(encoding="utf-8")).get("model_type") == TextVAEConfig.model_type
 
 
 def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, what: str) -> None:

@@ -32,9 +32,29 @@ class DataConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
+class LoraConfig:
+    """Low-rank adapters beside the linear layers of a pretrained backbone (Hu et al. 2021)."""
+
+    rank: PositiveInt = 16
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    """What an adapter computes is scaled by alpha / rank."""
+    targets: tuple[str, ...] = ()
+    """Names of the layers, or what they end in (`q_proj`); none means every linear layer but the head."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+Trainable = bool | Annotated[str, Field(pattern=r"^last [1-9][0-9]*$")]
+"""Which weights of a backbone are trained: all, none, or those of its `last N` blocks and of what follows them."""
+
+
+@dataclass(frozen=True, config=STRICT)
 class EncoderConfig:
     name: str = "sentence-transformers/all-MiniLM-L6-v2"
-    trainable: bool = False
+    trainable: Trainable = False
+    lora: LoraConfig | None = None
+    """Adapters that are trained beside what `trainable` says."""
+    save_frozen: bool = True
+    """False leaves frozen weights out of saved models: they are loaded by `name` again, and must be the same."""
     layers: tuple[int, ...] = (-1,)
     """Hidden states that are mean-pooled and concatenated; 0 is the embedding layer, -1 the last."""
     words: bool = True
@@ -49,7 +69,12 @@ class DecoderConfig:
     architecture: dict[str, Any] = field(default_factory=dict)
     """`model_type` and further fields of a Hugging Face configuration; vocabulary and special tokens are
     filled in from the decoder tokenizer."""
-    trainable: bool = True
+    trainable: Trainable | None = None
+    """None: all weights, or none of them where there are adapters."""
+    lora: LoraConfig | None = None
+    """Adapters that are trained beside what `trainable` says."""
+    save_frozen: bool = True
+    """False leaves frozen weights out of saved models: they are loaded by `name` again, and must be the same."""
     context: str = "sentence"
     """Level whose unit bounds what a token may see: the lowest level means the sentence itself only."""
     context_tokens: PositiveInt = 256
@@ -70,6 +95,11 @@ class DecoderConfig:
     attention: str | None = None
     """Attention kernel as transformers names it (`sdpa`, `eager`, `flash_attention_2`); None lets it choose. On a
     CPU, `eager` is the fastest for short sentences."""
+
+    @property
+    def trained(self) -> Trainable:
+        """`trainable` with its default filled in."""
+        return self.lora is None if self.trainable is None else self.trainable
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -177,6 +207,8 @@ class TrainConfig:
     """For parameters that start from scratch."""
     pretrained_learning_rate: Annotated[float, Field(ge=0)] = 1e-4
     """For the pretrained encoder and decoder, where trainable."""
+    adapter_learning_rate: Annotated[float, Field(ge=0)] = 4e-4
+    """For adapters (LoRA)."""
     warmup_steps: Annotated[int, Field(ge=0)] = 50
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     final_learning_rate: Annotated[float, Field(ge=0, le=1)] = 0.1

@@ -15,6 +15,7 @@ from textvae.data.batch import DocumentBatch
 from textvae.data.collate import collate
 from textvae.data.document import EncodedDocument, SourceDocument
 from textvae.data.text.processor import DocumentProcessor
+from textvae.frozen import references, restore_frozen, without_frozen
 from textvae.model.noise import KeyedNoise
 from textvae.model.vae import DocumentVAE, TextVAEConfig
 from textvae.writing.decode import WrittenDocument, write_documents
@@ -76,12 +77,14 @@ class HierarchicalTextVAE(DocumentVAE):
     def from_pretrained(cls, name: str | os.PathLike[str], *args: Any, **kwargs: Any) -> HierarchicalTextVAE:  # type: ignore[override]
         """A run folder or a Hub name; brings the tokenizers along."""
         model = super().from_pretrained(name, *args, **kwargs)
+        restore_frozen(model, model.config.references)
         model._processor = DocumentProcessor.from_pretrained(name)
         return model
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Weights, configuration and tokenizers: all that `from_pretrained` needs."""
-        super().save_pretrained(save_directory, *args, **kwargs)
+        self.config.references = references(self)
+        super().save_pretrained(save_directory, *args, **{"state_dict": without_frozen(self), **kwargs})
         self.processor.save_pretrained(save_directory)
 
     def process(self, texts: Sequence[str | SourceDocument]) -> list[EncodedDocument]:

@@ -19,6 +19,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 
 from textvae.config import DecoderConfig
 from textvae.data.batch import BatchLayout, DocumentBatch, TokenChunk
+from textvae.model.adapter import blocks_of, set_trainable, tied_weights
 from textvae.model.level import StructureScores
 from textvae.model.noise import KeyedNoise
 
@@ -111,17 +112,14 @@ class Decoder(nn.Module):
         super().__init__()
         self.backbone = backbone
         # Hugging Face asks the children of a model for these when it saves and loads.
-        self.all_tied_weights_keys = {
-            f"backbone.{k}": f"backbone.{v}" for k, v in backbone.all_tied_weights_keys.items()
-        }
+        self.all_tied_weights_keys = tied_weights(backbone)
         self.layout = layout
         self.word_dropout = config.word_dropout
         self.context_dropout = config.context_dropout
         self.checkpointing = config.gradient_checkpointing
         if config.attention is not None:
             backbone.set_attn_implementation(config.attention)
-        if not config.trainable:
-            backbone.requires_grad_(False)
+        set_trainable(backbone, config.trained, config.lora)
         hidden_size = cast(nn.Embedding, backbone.get_input_embeddings()).embedding_dim
         self.structure = nn.Linear(hidden_size, num_events) if num_events else None
         sites = _sites(backbone)[: {"none": 0, "embedding": 1, "layers": None}[config.conditioning]]
@@ -289,14 +287,7 @@ class Decoder(nn.Module):
 
 def _sites(backbone: PreTrainedModel) -> list[nn.Module]:
     """The modules whose inputs latents are added to: every block, and the output layer."""
-    depth = backbone.config.get_text_config().num_hidden_layers
-    for module in backbone.base_model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == depth:
-            return [*module, backbone.get_output_embeddings()]
-    raise ValueError(
-        f"decoder {type(backbone).__name__} has no list of its {depth} blocks to condition; "
-        "choose a causal language model such as gpt2, SmolLM2 or Qwen3"
-    )
+    return [*blocks_of(backbone), backbone.get_output_embeddings()]
 
 
 def _visible_without(chunk: TokenChunk, dropped: Tensor) -> Tensor:

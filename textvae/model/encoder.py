@@ -12,21 +12,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from textvae.config import UnitConfig
+from textvae.config import EncoderConfig, UnitConfig
 from textvae.data.batch import DocumentBatch, EncoderChunk
+from textvae.model.adapter import set_trainable
 from textvae.model.unit_transformer import AttentionPool, UnitTransformer, segment_mean
 
 
 class SentenceEncoder(nn.Module):
     """Any Hugging Face encoder, its token states averaged over each sentence."""
 
-    def __init__(self, backbone: PreTrainedModel, layers: Sequence[int], trainable: bool) -> None:
+    def __init__(self, backbone: PreTrainedModel, config: EncoderConfig) -> None:
         super().__init__()
         self.backbone = backbone
-        self.layers = tuple(layers)
-        self.trainable = trainable
+        self.layers = config.layers
+        self.trainable = config.trainable is not False or config.lora is not None
         self.feature_size = backbone.config.hidden_size * len(self.layers)
-        if trainable and not {-1, backbone.config.num_hidden_layers}.intersection(self.layers):
+        if self.trainable and not {-1, backbone.config.num_hidden_layers}.intersection(self.layers):
             raise ValueError(
                 f"model.encoder.layers {list(self.layers)} leave out the last (-1), which a trained encoder "
                 "needs: what lies above the layers that are read would never learn"
@@ -34,7 +35,7 @@ class SentenceEncoder(nn.Module):
         # Heads that only serve pretraining would never receive a gradient.
         if getattr(backbone, "pooler", None) is not None:
             backbone.register_module("pooler", None)
-        backbone.requires_grad_(trainable)
+        set_trainable(backbone, config.trainable, config.lora)
 
     def train(self, mode: bool = True) -> SentenceEncoder:
         """A frozen backbone stays in evaluation mode: no dropout on fixed features."""

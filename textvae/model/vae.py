@@ -33,16 +33,19 @@ class TextVAEConfig(PretrainedConfig):
         encoder: Mapping[str, Any] | None = None,
         decoder: Mapping[str, Any] | None = None,
         tokens: Mapping[str, int] | None = None,
+        references: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         """hierarchy: names of the data's levels, top first; settings: a `ModelConfig` as plain values;
         encoder, decoder: Hugging Face configurations as dicts; tokens: `start_id`, `end_id`,
-        `decoder_pad_id` and `encoder_pad_id`."""
+        `decoder_pad_id` and `encoder_pad_id`; references: by part of the model, name and digest of the backbone whose
+        frozen weights were not saved with it."""
         self.hierarchy = list(hierarchy)
         self.settings = dict(settings or {})
         self.encoder = dict(encoder or {})
         self.decoder = dict(decoder or {})
         self.tokens = dict(tokens or {})
+        self.references = dict(references or {})
         super().__init__(**kwargs)
 
     @property
@@ -98,10 +101,13 @@ class DocumentVAE(PreTrainedModel):
         self.sees_words = settings.encoder.words
         if names:
             backbone = encoder or AutoModel.from_config(_backbone_config(config.encoder))
-            self.encoder = SentenceEncoder(backbone, settings.encoder.layers, settings.encoder.trainable)
+            self.encoder = SentenceEncoder(backbone, settings.encoder)
             top = config.hierarchy.index(names[0])
             word_size = self.decoder.rank if self.sees_words else 0
             self.bottom_up = BottomUp(self.encoder.feature_size, word_size, config.hierarchy, top, settings.units)
+        self._keys_to_ignore_on_load_missing = [rf"^{part}\.backbone\." for part in config.references]
+        if "decoder" in config.references:
+            self.decoder.all_tied_weights_keys = {}  # what is not in the file is tied when it has been restored
         self.post_init()
 
     def _init_weights(self, module: Any) -> None:

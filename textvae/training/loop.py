@@ -21,6 +21,7 @@ from textvae.config import Config, EncoderConfig, Likelihood, ObjectiveConfig, T
 from textvae.data.dataset import PreparedSplit, load_prepared
 from textvae.data.loader import StepBatches, TrainingSteps, evaluation_groups, training_loader
 from textvae.data.plan import BatchPlan, spread
+from textvae.model.adapter import ADAPTER
 from textvae.model.noise import KeyedNoise
 from textvae.precision import best_precision
 from textvae.runs import RunFolder
@@ -217,22 +218,31 @@ def start_from(model: HierarchicalTextVAE, name: str) -> None:
 
 
 def parameter_groups(model: HierarchicalTextVAE, settings: TrainConfig) -> list[dict[str, Any]]:
-    """Pretrained and new parameters with their own learning rates; no decay on vectors (biases, norms)."""
+    """Pretrained parameters, adapters and new parameters with their own learning rates; no decay on vectors (biases,
+    norms)."""
     config = model.config.model_config
     pretrained = set()
     if model.encoder is not None:
         pretrained |= set(model.encoder.backbone.parameters())
     if config.decoder.name is not None:
         pretrained |= set(model.decoder.backbone.parameters())
-    groups: dict[tuple[bool, bool], list[Tensor]] = {}
-    for parameter in model.parameters():
+    learning_rates = {
+        "adapter": settings.adapter_learning_rate,
+        "pretrained": settings.pretrained_learning_rate,
+        "new": settings.learning_rate,
+    }
+    groups: dict[tuple[str, bool], list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault((parameter in pretrained, parameter.ndim > 1), []).append(parameter)
+            kind = "adapter" if ADAPTER in name else "pretrained" if parameter in pretrained else "new"
+            groups.setdefault((kind, parameter.ndim > 1), []).append(parameter)
     return [
         {
-            "params": members,
-            "lr": settings.pretrained_learning_rate if is_pretrained else settings.learning_rate,
+            "params": groups[kind, is_matrix],
+            "lr": learning_rate,
             "weight_decay": settings.weight_decay if is_matrix else 0.0,
         }
-        for (is_pretrained, is_matrix), members in sorted(groups.items(), key=lambda item: item[0], reverse=True)
+        for kind, learning_rate in learning_rates.items()
+        for is_matrix in (True, False)
+        if (kind, is_matrix) in groups
     ]
