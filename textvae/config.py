@@ -223,10 +223,14 @@ class TrainConfig:
     validation_documents: PositiveInt = 200
     """At most this many, spread evenly over the split."""
     save_every: PositiveInt = 200
+    keep_checkpoints: PositiveInt = 2
+    """The last so many."""
+    max_skipped_steps: PositiveInt = 20
+    """Steps in a row whose loss or gradient may be not finite: they are skipped; so many stop the run."""
     start_from: str | None = None
     """Run or Hub name of a model of the same shape whose weights this one starts with."""
     resume: bool = False
-    """Continue from the run folder's last checkpoint."""
+    """Continue from the run folder's last checkpoint; without one, start over."""
     tracker: Literal["tensorboard", "none"] = "tensorboard"
 
 

@@ -1,16 +1,17 @@
-"""The run folder: what training writes and every other command reads."""
+"""The run folder as a reader sees it; `training.output` and `training.checkpoint` write it."""
 
 from __future__ import annotations
 
 import json
+import logging
 import platform
-import shutil
+import re
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import yaml
-from accelerate import Accelerator
 
 from textvae.config import Config, to_dict
 from textvae.text_vae import HierarchicalTextVAE
@@ -22,13 +23,15 @@ MAY_CHANGE = (
     "train.tracker",
     "train.log_every",
     "train.save_every",
+    "train.keep_checkpoints",
     "train.validate_every",
     "train.validation_documents",
+    "train.max_skipped_steps",
     "data.path",
     "data.num_workers",
     "data.micro_batch_tokens",
 )
-"""Settings that do not change what is computed."""
+"""Settings that do not change what is computed; other data in `data.path` are refused by their fingerprint."""
 PACKAGES = (
     "textvae",
     "torch",
@@ -39,102 +42,101 @@ PACKAGES = (
     "accelerate",
     "numpy",
 )
+LATEST = "latest"
+_STEP = re.compile(r"step-(\d{6,})")
+
+logger = logging.getLogger(__name__)
 
 
 class RunFolder:
     """Files of one run.
 
-    RUN/                best model so far (Hugging Face layout, with its processor)
-    RUN/config.yaml     resolved training configuration
-    RUN/versions.json   package versions
-    RUN/metrics.jsonl   one JSON object a line
-    RUN/last/           last checkpoint: everything that a resume needs
+    RUN/                           best model so far (Hugging Face layout, with its processor)
+    RUN/config.yaml                resolved training configuration
+    RUN/versions.json              package versions
+    RUN/metrics.jsonl              one JSON object a line
+    RUN/checkpoints/step-000400/   everything that a resume needs; the last few steps' are kept
+    RUN/checkpoints/latest         the name of the one to resume from
+
+    A step folder is written under another name, so that one that is there is whole.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.last = self.path / "last"
+        self.config = self.path / "config.yaml"
+        self.versions = self.path / "versions.json"
         self.metrics = self.path / "metrics.jsonl"
+        self.checkpoints = self.path / "checkpoints"
 
-    def check(self, config: Config) -> None:
-        """Called by every process before any writes: ValueError when a new run would overwrite one, or when a
-        resumed one has another model, objective or schedule than it started with."""
-        if not config.train.resume:
-            if self.last.exists() or self.metrics.exists():
-                raise ValueError(
-                    f"{self.path} already holds a run; continue it with train.resume=true, "
-                    "choose another train.output, or delete the folder"
-                )
-            return
-        stored = self.path / "config.yaml"
-        if not stored.exists():
-            raise ValueError(f"{self.path} holds no complete checkpoint to resume; start without train.resume")
-        before, now = yaml.safe_load(stored.read_text(encoding="utf-8")), to_dict(config)
-        changed = [
-            f"{section}.{key}"
-            for section, values in before.items()
-            for key, value in values.items()
-            if value != now[section].get(key) and f"{section}.{key}" not in MAY_CHANGE
-        ]
-        if changed:
-            raise ValueError(
-                f"{self.path} was started with other settings of {', '.join(changed)}; resume it with its own "
-                f"configuration, {stored}"
-            )
+    def step_folder(self, step: int) -> Path:
+        return self.checkpoints / f"step-{step:06d}"
 
-    def begin(self, config: Config) -> None:
-        """Start a new run: its folder, configuration and versions."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / "config.yaml").write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
-        (self.path / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n", encoding="utf-8")
+    def steps(self) -> list[int]:
+        """Steps whose checkpoints are whole, in order."""
+        names = (path.name for path in self.checkpoints.glob("step-*"))
+        return sorted(int(found[1]) for found in map(_STEP.fullmatch, names) if found)
 
-    def save_state(self, accelerator: Accelerator, step: int) -> None:
-        """Write the resumable state of all processes; an interruption leaves the previous one whole."""
-        partial = self.path / "last.partial"
-        if accelerator.is_main_process:
-            shutil.rmtree(partial, ignore_errors=True)
-        accelerator.wait_for_everyone()
-        # Pickled, not safetensors: tied weights stay one tensor, so nothing is renamed or warned about.
-        accelerator.save_state(str(partial), safe_serialization=False)
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            (partial / "step.json").write_text(json.dumps({"step": step}), encoding="utf-8")
-            old = self.path / "last.old"
-            shutil.rmtree(old, ignore_errors=True)
-            if self.last.exists():
-                self.last.rename(old)
-            partial.rename(self.last)
-            shutil.rmtree(old, ignore_errors=True)
-        accelerator.wait_for_everyone()
+    def latest_step(self) -> int | None:
+        """The step to resume from: the one that `latest` names, the newest if that is gone, None if there is none."""
+        steps = self.steps()
+        file = self.checkpoints / LATEST
+        if file.is_file():
+            named = _STEP.fullmatch(file.read_text(encoding="utf-8", errors="replace").strip())
+            if named and int(named[1]) in steps:
+                return int(named[1])
+        return steps[-1] if steps else None
 
-    def load_state(self, accelerator: Accelerator) -> int:
-        """Restore what `save_state` wrote; returns the number of steps done.
+    def stored_config(self) -> dict[str, Any]:
+        """The resolved configuration as plain values.
 
-        Raises ValueError when there is no complete checkpoint.
+        Raises ValueError when there is none, or it is damaged.
         """
-        folder = self.last if (self.last / "step.json").exists() else self.path / "last.old"
-        if not (folder / "step.json").exists():
-            raise ValueError(f"{self.path} holds no complete checkpoint to resume; start without train.resume")
-        accelerator.load_state(str(folder))
-        step = int(json.loads((folder / "step.json").read_text(encoding="utf-8"))["step"])
-        if accelerator.is_main_process and self.metrics.exists():
-            self._forget_after(step)
-        return step
-
-    def log(self, record: dict[str, Any]) -> None:
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        if not self.config.is_file():
+            raise ValueError(f"{self.path} holds no run: it has no config.yaml")
+        try:
+            values = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{self.config} is damaged ({' '.join(str(error).split())})") from None
+        if not isinstance(values, dict) or not all(isinstance(section, dict) for section in values.values()):
+            raise ValueError(f"{self.config} is damaged: it holds no mapping of sections")
+        return values
 
     def records(self) -> list[dict[str, Any]]:
-        """Everything logged so far; empty before the first step."""
+        """Everything logged so far; empty before the first step.
+
+        A last line that was cut short, as by a kill, is left out with a warning. Raises ValueError for any other line
+        that is no record.
+        """
         if not self.metrics.exists():
             return []
-        return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
+        lines = self.metrics.read_bytes().splitlines(keepends=True)
+        found = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                record = json.loads(line)
+            except ValueError:
+                if number == len(lines) and not line.endswith(b"\n"):
+                    logger.warning("%s: its last line, %d, was cut short and is left out", self.metrics, number)
+                    break
+                record = None
+            if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+                raise ValueError(
+                    f"{self.metrics}, line {number}: this is no record of training; mend or remove that line"
+                )
+            found.append(record)
+        return found
 
-    def _forget_after(self, step: int) -> None:
-        """Steps logged after the checkpoint will be run, and logged, again."""
-        kept = [record for record in self.records() if record["step"] <= step]
-        self.metrics.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+
+def changed_settings(before: Mapping[str, Any], config: Config) -> list[str]:
+    """Names of the settings that decide what is computed and differ between a stored configuration, as plain values,
+    and `config`; one that the stored configuration does not know counts at its default."""
+    now, default = to_dict(config), to_dict(Config())
+    return [
+        f"{section}.{key}"
+        for section, values in now.items()
+        for key, value in values.items()
+        if f"{section}.{key}" not in MAY_CHANGE and value != before.get(section, {}).get(key, default[section][key])
+    ]
 
 
 def load_run(run: str | Path) -> HierarchicalTextVAE:

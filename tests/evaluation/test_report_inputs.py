@@ -24,7 +24,10 @@ BAD_RUNS = {
     "no configuration": ({"config.yaml": None}, "'{run}' has no config.yaml, so it is no run of train.py"),
     "no metrics": ({"metrics.jsonl": None}, "'{run}' has no metrics.jsonl, so it is no run of train.py"),
     "no step yet": ({"metrics.jsonl": ""}, "metrics.jsonl' is empty; wait until training has logged a step"),
-    "broken metrics": ({"metrics.jsonl": '{"step": 1}\n{"st'}, "metrics.jsonl' has a line that is not JSON"),
+    "broken metrics": (
+        {"metrics.jsonl": '{"st\n{"step": 1}\n'},
+        "metrics.jsonl, line 1: this is no record",
+    ),
 }
 PART = {"levels": {"sentence": {key: value for key, value in LEVEL.items() if key != "variance_spectrum"}}}
 EMPTY = LATENTS | {"nll_gain": {"sentence": {"by_token_position": {"position": [], "nats_per_token": []}}}}

@@ -10,80 +10,23 @@ import torch
 import yaml
 from accelerate import Accelerator
 from run_scripts import launch
-from safetensors.torch import load_file
+from training_runs import (
+    Settings,
+    assert_close_records,
+    assert_close_weights,
+    assert_same_run,
+    configured,
+    records,
+)
 
 from textvae.build import build_model
-from textvae.config import (
-    Config,
-    DataConfig,
-    ModelConfig,
-    ObjectiveConfig,
-    RatePolicy,
-    TrainConfig,
-    load_config,
-    to_dict,
-)
+from textvae.config import RatePolicy, TrainConfig, load_config, to_dict
 from textvae.data.dataset import load_prepared
-from textvae.runs import RunFolder, load_run
+from textvae.runs import load_run
 from textvae.training.loop import VALIDATION_NOISE, Progress, gradient_ratios, parameter_groups, train, validate
 from textvae.training.objective import COLLAPSED, elbo_terms
 
 LEVELS = ("document", "paragraph", "sentence")
-Settings = Callable[..., ModelConfig]
-POLICY = RatePolicy(start=0.0, end=0.5, beta_start=0.2, free_bits=0.01, target_rate=2.0)
-EXACT = {"schedule": "constant", "warmup_steps": 0, "mixed_precision": "no", "tracker": "none", "log_every": 1}
-
-
-def configured(
-    prepared: Path,
-    output: Path,
-    model: ModelConfig,
-    *,
-    batch_tokens: int = 400,
-    micro_batch_tokens: int = 400,
-    policy: RatePolicy = POLICY,
-    objective: dict[str, Any] | None = None,
-    **options: Any,
-) -> Config:
-    usual = {"steps": 8, "learning_rate": 5e-3, "validate_every": 4, "save_every": 4, **EXACT}
-    return Config(
-        DataConfig(str(prepared), batch_tokens, micro_batch_tokens),
-        model,
-        ObjectiveConfig(default=policy, balance_until=0.3, **(objective or {})),
-        TrainConfig(output=str(output), **{**usual, **options}),
-    )
-
-
-def final_weights(run: Path) -> dict[str, torch.Tensor]:
-    return torch.load(run / "last" / "pytorch_model.bin", weights_only=True)
-
-
-def records(run: Path, split: str = "train") -> list[dict[str, Any]]:
-    """What was logged, without how long it took."""
-    found = [record for record in RunFolder(run).records() if record["split"] == split]
-    return [{key: value for key, value in r.items() if key != "tokens_per_second"} for r in found]
-
-
-def assert_close_records(one: Path, other: Path, tolerance: float = 1e-4) -> None:
-    for split in ("train", "validation"):
-        assert len(records(one, split)) == len(records(other, split)) > 0
-        for a, b in zip(records(one, split), records(other, split), strict=True):
-            assert _flat(a) == pytest.approx(_flat(b), rel=tolerance, abs=tolerance)
-
-
-def _flat(record: dict[str, Any]) -> dict[str, float]:
-    found = {}
-    for key, value in record.items():
-        inner = value if isinstance(value, dict) else {"": value}
-        found |= {f"{key}.{name}": v for name, v in inner.items() if not isinstance(v, str)}
-    return found
-
-
-def assert_close_weights(one: Path, other: Path) -> None:
-    ours, theirs = final_weights(one), final_weights(other)
-    assert ours.keys() == theirs.keys()
-    for name, values in ours.items():
-        torch.testing.assert_close(theirs[name], values, atol=2e-4, rtol=1e-3, msg=lambda text, n=name: f"{n}: {text}")
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +48,7 @@ def test_the_loss_falls(run: Path) -> None:
 def test_a_run_holds_what_the_design_promises(run: Path, prepared: Path) -> None:
     expected = {"config.json", "model.safetensors", "processor.json", "config.yaml", "versions.json", "metrics.jsonl"}
     assert expected <= {path.name for path in run.iterdir()}
-    assert not (run / "last.partial").exists()
+    assert not list(run.rglob("*.partial"))
     resolved = load_config(run / "config.yaml")
     assert resolved.train.output == str(run)
     assert resolved.data.path == str(prepared)
@@ -142,7 +85,7 @@ def test_a_run_is_not_overwritten(run: Path, prepared: Path, settings: Settings)
 
 
 def test_there_must_be_something_to_resume(prepared: Path, settings: Settings, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no complete checkpoint"):
+    with pytest.raises(ValueError, match=r"there is no run in .*run to resume; start one without train.resume"):
         train(configured(prepared, tmp_path / "run", settings(), resume=True))
 
 
@@ -168,21 +111,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(
         with pytest.raises(KeyboardInterrupt):
             train(config)
     assert len(records(tmp_path / "broken")) == 5
-    resumed = train(replace(config, train=replace(config.train, resume=True)))
-    ours, theirs = final_weights(whole), final_weights(resumed)
-    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
-    for split in ("train", "validation"):
-        assert records(resumed, split) == records(whole, split)
-    best, other = load_file(whole / "model.safetensors"), load_file(resumed / "model.safetensors")
-    assert all(torch.equal(best[name], other[name]) for name in best)
-
-
-def test_an_interruption_while_saving_leaves_the_last_checkpoint(run: Path, tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
-    (tmp_path / "last.partial").mkdir()
-    with pytest.raises(ValueError, match="no complete checkpoint"):
-        folder.load_state(Accelerator(mixed_precision="no"))
-    assert load_run(run) is not None
+    assert_same_run(train(replace(config, train=replace(config.train, resume=True))), whole)
 
 
 @pytest.mark.parametrize("levels", [LEVELS, ()], ids=str)
@@ -248,8 +177,8 @@ def test_every_trained_parameter_is_in_one_group(
 
 
 def test_a_loss_that_explodes_stops_the_run(prepared: Path, settings: Settings, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="not finite at step"):
-        train(configured(prepared, tmp_path / "run", settings("document"), learning_rate=1e30))
+    with pytest.raises(ValueError, match="not finite at step 4, 3 times in a row"):
+        train(configured(prepared, tmp_path / "run", settings("document"), learning_rate=1e30, max_skipped_steps=3))
 
 
 def test_a_trainable_encoder_and_cached_features_exclude_each_other(
@@ -331,8 +260,8 @@ def test_a_collapsed_level_is_named_once(
     found = re.search(r"level 'paragraph' has collapsed: its rate is ([\d.]+) nats per unit at step (\d+)", warnings[0])
     assert found is not None
     rate, step = float(found[1]), int(found[2])
-    # The running mean follows the steps' own rates from above.
-    assert records(tmp_path / "run")[step - 1]["rate_per_unit"]["paragraph"] <= rate < COLLAPSED
+    # The running mean, told to three places, follows the steps' own rates from above.
+    assert records(tmp_path / "run")[step - 1]["rate_per_unit"]["paragraph"] <= rate + 5e-4 < COLLAPSED + 5e-4
     remedy = re.search(r"objective\.levels\.\S+=\S+", warnings[0])
     assert remedy is not None
     stored = tmp_path / "run" / "config.yaml"

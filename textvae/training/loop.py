@@ -5,6 +5,7 @@ Shapes: L latent levels, Z_l latent size.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -24,47 +25,42 @@ from textvae.data.plan import BatchPlan, spread
 from textvae.model.adapter import ADAPTER
 from textvae.model.noise import KeyedNoise
 from textvae.precision import best_precision
-from textvae.runs import RunFolder
 from textvae.text_vae import HierarchicalTextVAE
+from textvae.training.checkpoint import Checkpoints, fingerprint
 from textvae.training.objective import Objective, elbo_terms
+from textvae.training.output import RunOutput
 from textvae.training.progress import Gradients, Progress
 from textvae.training.schedules import learning_rate_factor
+from textvae.training.stopping import StopRequest, TrainingStopped
 from textvae.training.sums import Sums, Totals
 
 VALIDATION_NOISE = KeyedNoise(seed=0, step=-1)
 
 
 def train(config: Config) -> Path:
-    """Train as configured, or resume; returns the run folder."""
+    """Train as configured, or resume; returns the run folder.
+
+    Raises TrainingStopped when a signal ended it, its state saved.
+    """
     settings = config.train
-    folder = RunFolder(settings.output)
-    folder.check(config)
-    precision = settings.mixed_precision
-    if precision == "auto":
-        precision = best_precision(PartialState().device)
-    accelerator = Accelerator(
-        mixed_precision=precision,
-        log_with="tensorboard" if settings.tracker == "tensorboard" else None,
-        project_dir=settings.output,
-    )
+    output = RunOutput(settings.output)
+    output.check(config)
+    resumes = settings.resume and output.folder.latest_step() is not None
+    accelerator = _accelerator(settings)
     set_seed(settings.seed)
     training = load_prepared(config.data.path, "train")
     validation = load_prepared(config.data.path, "validation")
-    if config.model.levels and training.has_features:
-        cached = EncoderConfig(name=training.metadata["options"]["encoder"], words=config.model.encoder.words)
-        if config.model.encoder != cached:
-            raise ValueError(
-                f"{config.data.path} holds cached features of {cached}, but the model's encoder is "
-                f"{config.model.encoder}; prepare the data without --cache-features, or use the same encoder"
-            )
-    if accelerator.is_main_process and not settings.resume:
-        folder.begin(config)
+    _check_features(config, training)
+    if accelerator.is_main_process and not resumes:
+        output.begin(config)
+    if settings.resume and not resumes:
+        accelerator.print(f"{settings.output} was stopped before its first checkpoint: it starts over", flush=True)
     accelerator.wait_for_everyone()
 
     plain = build_model(config.model, training.processor)
-    if settings.start_from is not None and not settings.resume:
-        start_from(plain, settings.start_from)
-    if not settings.resume:
+    if not resumes:
+        if settings.start_from is not None:
+            start_from(plain, settings.start_from)
         plain.decoder.set_unigram(torch.from_numpy(training.word_counts))
     freeze_unused(plain, config.objective)
     plain.set_chunk_tokens(config.data.micro_batch_tokens)
@@ -72,10 +68,20 @@ def train(config: Config) -> Path:
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(settings, step))
     model, optimizer = accelerator.prepare(plain, optimizer)
     objective = Objective(config.objective, plain.level_names, settings.steps)
-    progress = Progress(settings, accelerator, folder)
-    accelerator.register_for_checkpointing(objective, scheduler, progress)
-    first = folder.load_state(accelerator) if settings.resume else 0
-    accelerator.init_trackers("tensorboard")
+    progress = Progress(settings, accelerator, output)
+    checkpoints = Checkpoints(
+        output.folder,
+        accelerator,
+        plain,
+        {"optimizer": optimizer, "scheduler": scheduler, "objective": objective, "progress": progress},
+        {"train": fingerprint(training), "validation": fingerprint(validation)},
+        settings.keep_checkpoints,
+    )
+    first = checkpoints.restore() if resumes else 0
+    if accelerator.is_main_process:
+        output.forget_after(first)
+    # A tracker's steps after the checkpoint are logged again: without the mark every one of them would stand twice.
+    accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": first + 1} if resumes else {}})
 
     data = TrainingSteps(
         training.read,
@@ -87,28 +93,58 @@ def train(config: Config) -> Path:
         num_processes=accelerator.num_processes,
     )
     progress.begin(first, plain, len(training.token_counts))
-    for step, part in enumerate(training_loader(data, first, config.data.num_workers), start=first):
-        weights = objective.weights(step)
-        measured = progress.is_due(step + 1)
-        sums, gradients = optimise(model, part, step, objective, weights, optimizer, accelerator, settings, measured)
-        scheduler.step()
-        progress.log(step + 1, sums, weights, gradients, float(scheduler.get_last_lr()[-1]), objective.collapsed(step))
-        is_last = step + 1 == settings.steps
-        if (step + 1) % settings.validate_every == 0 or is_last:
-            scores = validate(
-                plain,
-                validation,
-                settings.validation_documents,
-                config.data.micro_batch_tokens,
-                accelerator,
-                config.objective.likelihood,
+    with StopRequest(accelerator) as stop:
+        for step, part in enumerate(training_loader(data, first, config.data.num_workers), start=first):
+            weights = objective.weights(step)
+            measured = progress.is_due(step + 1)
+            sums, gradients = optimise(
+                model, part, step, objective, weights, optimizer, accelerator, settings, measured
             )
-            if progress.validated(step + 1, scores) and accelerator.is_main_process:
-                plain.save_pretrained(folder.path)
-        if (step + 1) % settings.save_every == 0 or is_last:
-            folder.save_state(accelerator, step + 1)
+            scheduler.step()
+            rate = float(scheduler.get_last_lr()[-1])
+            progress.log(step + 1, sums, weights, gradients, rate, objective.collapsed(step))
+            is_last = step + 1 == settings.steps
+            if (step + 1) % settings.validate_every == 0 or is_last:
+                scores = validate(
+                    plain,
+                    validation,
+                    settings.validation_documents,
+                    config.data.micro_batch_tokens,
+                    accelerator,
+                    config.objective.likelihood,
+                )
+                if progress.validated(step + 1, scores) and accelerator.is_main_process:
+                    output.save_model(plain)
+            stopped = stop.agreed()
+            if (step + 1) % settings.save_every == 0 or is_last or stopped:
+                progress.flush()
+                checkpoints.save(step + 1)
+            if stopped and not is_last:
+                raise TrainingStopped(stopped, f"stopped after step {step + 1}, saved; go on with train.resume=true")
     accelerator.end_training()
-    return folder.path
+    return output.folder.path
+
+
+def _accelerator(settings: TrainConfig) -> Accelerator:
+    precision = settings.mixed_precision
+    if precision == "auto":
+        precision = best_precision(PartialState().device)
+    return Accelerator(
+        mixed_precision=precision,
+        log_with="tensorboard" if settings.tracker == "tensorboard" else None,
+        project_dir=settings.output,
+    )
+
+
+def _check_features(config: Config, training: PreparedSplit) -> None:
+    """Raises ValueError when the data hold cached features of another encoder than the model's."""
+    if config.model.levels and training.has_features:
+        cached = EncoderConfig(name=training.metadata["options"]["encoder"], words=config.model.encoder.words)
+        if config.model.encoder != cached:
+            raise ValueError(
+                f"{config.data.path} holds cached features of {cached}, but the model's encoder is "
+                f"{config.model.encoder}; prepare the data without --cache-features, or use the same encoder"
+            )
 
 
 def optimise(
@@ -142,12 +178,16 @@ def optimise(
     # Clipping has also undone the loss scaling of fp16; its own factor is taken back.
     clipped = (norm / settings.max_gradient_norm).clamp(min=1)
     ratios = {part: ratio * clipped for part, ratio in gradient_ratios(plain).items()} if measured else {}
-    gradients = Gradients(norm, ratios)
-    optimizer.step()
-    optimizer.zero_grad()
     sums = totals.reduce(accelerator)
-    objective.update(step, {name: rate / sums.units[name] for name, rate in sums.rate_by_dimension.items()})
-    return sums, gradients
+    # The same in every process: both were summed over all.
+    is_finite = math.isfinite(sums.negative_elbo) and math.isfinite(norm)
+    if is_finite or accelerator.scaler is not None:
+        # With fp16's scaler the optimiser itself skips what is not finite, and scales the next loss less.
+        optimizer.step()
+    optimizer.zero_grad()
+    if is_finite:
+        objective.update(step, {name: rate / sums.units[name] for name, rate in sums.rate_by_dimension.items()})
+    return sums, Gradients(norm, ratios, is_finite)
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from textvae.config import TrainConfig
 from textvae.model.vae import DocumentVAE
-from textvae.runs import RunFolder
+from textvae.training.output import RunOutput
 from textvae.training.sums import Sums
 
 logger = get_logger(__name__)
@@ -30,18 +30,23 @@ class Gradients:
     ratio: Mapping[str, Tensor]
     """Norm of the gradient, before clipping too, over norm of the parameters, by level and other part of the model;
     empty where it was not measured."""
+    applied: bool
+    """Whether the step was taken: not where the loss or the gradient was not finite."""
 
 
 class Progress:
     """Logs training and validation, and remembers the best validation; checkpointed with the model."""
 
-    def __init__(self, settings: TrainConfig, accelerator: Accelerator, folder: RunFolder) -> None:
+    def __init__(self, settings: TrainConfig, accelerator: Accelerator, output: RunOutput) -> None:
         self.settings = settings
         self.accelerator = accelerator
-        self.folder = folder
+        self.output = output
         self.best = math.inf
         self.tokens_seen = 0.0
         self.warned: set[str] = set()
+        self.skipped = 0
+        """Steps not taken, in all."""
+        self.skipped_in_a_row = 0
         self._since = (time.monotonic(), 0.0)
 
     def begin(self, first: int, model: DocumentVAE, documents: int) -> None:
@@ -76,10 +81,10 @@ class Progress:
                 "of its annealing, a bag-of-words warm start (objective.likelihood), or leave the level out."
             )
         self.warned |= collapsed.keys()
-        if not math.isfinite(sums.negative_elbo):
-            raise ValueError(
-                f"the loss is not finite at step {step}; lower train.learning_rate, or set train.mixed_precision=no"
-            )
+        if not gradients.applied:
+            self._note_skipped(step)
+            return
+        self.skipped_in_a_row = 0
         if not self.is_due(step):
             return
         now = time.monotonic()
@@ -97,6 +102,7 @@ class Progress:
             "gradient_norm": float(gradients.norm),
             "learning_rate": learning_rate,
             "tokens_per_second": speed,
+            "skipped_steps": self.skipped,
             "gradient_ratio": {part: float(ratio) for part, ratio in gradients.ratio.items()},
         }
         rates = "  ".join(f"{name} {rate:.1f}" for name, rate in report["rate_per_unit"].items())
@@ -107,8 +113,24 @@ class Progress:
         )
         self._write(record)
 
+    def _note_skipped(self, step: int) -> None:
+        """Of a step that was not taken no numbers are logged: they are not finite."""
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        logger.warning(f"step {step} is skipped: its loss or gradient is not finite ({self.skipped} so far)")
+        if self.skipped_in_a_row == self.settings.max_skipped_steps:
+            raise ValueError(
+                f"the loss or its gradient is not finite at step {step}, {self.skipped_in_a_row} times in a row "
+                f"(train.max_skipped_steps); lower train.learning_rate, or set train.mixed_precision=no"
+            )
+
     def validated(self, step: int, sums: Sums) -> bool:
-        """Report a validation; true when it is the best so far."""
+        """Report a validation; true when it is the best so far. Raises ValueError when it is not finite."""
+        if not math.isfinite(sums.negative_elbo):
+            raise ValueError(
+                f"the validation at step {step} is not finite; lower train.learning_rate, or set "
+                "train.mixed_precision=no"
+            )
         report = sums.report()
         rates = "  ".join(f"{name} {rate:.1f}" for name, rate in report["rate_per_unit"].items())
         self.accelerator.print(
@@ -123,16 +145,30 @@ class Progress:
         return is_best
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "tokens_seen": self.tokens_seen, "warned": sorted(self.warned)}
+        return {
+            "best": None if math.isinf(self.best) else self.best,
+            "tokens_seen": self.tokens_seen,
+            "warned": sorted(self.warned),
+            "skipped": self.skipped,
+            "skipped_in_a_row": self.skipped_in_a_row,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.best = state["best"]
+        self.best = math.inf if state["best"] is None else state["best"]
         self.tokens_seen = state["tokens_seen"]
         self.warned = set(state["warned"])
+        self.skipped = state["skipped"]
+        self.skipped_in_a_row = state["skipped_in_a_row"]
+
+    def flush(self) -> None:
+        """What a checkpoint takes for logged is on the disk, in the tracker's files, too."""
+        if self.accelerator.is_main_process:
+            for tracker in self.accelerator.trackers:
+                tracker.tracker.flush()
 
     def _write(self, record: dict[str, Any]) -> None:
         if self.accelerator.is_main_process:
-            self.folder.log(record)
+            self.output.log(record)
         flat: dict[str, float] = {}
         for key, value in record.items():
             if isinstance(value, dict):

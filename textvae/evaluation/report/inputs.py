@@ -101,7 +101,7 @@ class TrainedRun:
 
 
 def read_run(path: str | Path) -> TrainedRun:
-    """Raises ValueError naming what the folder lacks."""
+    """Raises ValueError naming what the folder lacks, or the line of metrics.jsonl that is damaged."""
     folder = RunFolder(path)
     if not folder.path.is_dir():
         raise ValueError(f"there is no run folder '{path}'; give the folder that train.py wrote")
@@ -110,12 +110,7 @@ def read_run(path: str | Path) -> TrainedRun:
             raise ValueError(
                 f"'{path}' has no {file.name}, so it is no run of train.py; give a folder that train.py wrote"
             )
-    try:
-        records = folder.records()
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"'{folder.metrics}' has a line that is not JSON ({error.msg}); remove that line, or let training end"
-        ) from None
+    records = folder.records()
     if not records:
         raise ValueError(f"'{folder.metrics}' is empty; wait until training has logged a step (train.log_every)")
     return TrainedRun(

@@ -1,0 +1,61 @@
+"""Files and folders that are whole or not there, whenever the writer is killed.
+
+What is being written carries `PARTIAL` in its name until it is whole; what carries it otherwise was left by a killed
+writer and is nobody's.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+PARTIAL = ".partial"
+
+
+def partial(path: Path) -> Path:
+    """Where `path` is written before it is whole: beside it, so that one rename makes it visible."""
+    return path.with_name(path.name + PARTIAL)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace the file `path`."""
+    aside = partial(path)
+    aside.write_text(text, encoding="utf-8")
+    sync(aside)
+    os.replace(aside, path)
+
+
+def publish(folder: Path, into: Path, last: str) -> None:
+    """Move the files below `folder` to their places below `into`, each by one replacement, `last` after all others:
+    where only that file differs from what `into` held, a kill leaves the old whole or the new."""
+    files = sorted((path.relative_to(folder) for path in folder.rglob("*") if path.is_file()), key=str)
+    for file in sorted(files, key=lambda file: file == Path(last)):
+        sync(folder / file)
+        (into / file).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(folder / file, into / file)
+    shutil.rmtree(folder)
+
+
+def remove(folder: Path) -> None:
+    """Delete a folder, which is not seen half deleted."""
+    if folder.exists():
+        aside = partial(folder)
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(folder, aside)
+        shutil.rmtree(aside)
+
+
+def remove_partial(folder: Path) -> None:
+    """Delete what killed writers left in `folder`."""
+    for path in folder.glob(f"*{PARTIAL}"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def sync(path: Path) -> None:
+    """Have the file on the disk before it is renamed: a machine that loses power keeps its promise, too."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

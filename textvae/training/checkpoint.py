@@ -1,0 +1,189 @@
+"""Checkpoints: everything that decides how training goes on, written so that a kill never leaves half of one.
+
+RUN/checkpoints/step-000400/model.safetensors           weights, tied ones once
+RUN/checkpoints/step-000400/training.safetensors        optimiser, schedule, objective, progress, the data's fingerprint
+RUN/checkpoints/step-000400/process-00000.safetensors   every process's random generators
+RUN/checkpoints/step-000400/checksums.json              SHA-256 of these files
+
+Nothing in them is pickled: to resume a stranger's run folder runs no code of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from textvae.atomic import partial, remove, remove_partial, sync, write_text
+from textvae.data.dataset import PreparedSplit
+from textvae.runs import LATEST, RunFolder
+from textvae.training.state_file import read_state, write_state
+
+CHECKSUMS = "checksums.json"
+
+
+class Stateful(Protocol):
+    """What can be stored and restored."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
+
+
+class Checkpoints:
+    """The step folders of one run."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        accelerator: Accelerator,
+        model: nn.Module,
+        members: Mapping[str, Stateful],
+        data: Mapping[str, Any],
+        keep: int,
+    ) -> None:
+        """model: unwrapped; members: what else is restored, by name; data: fingerprints of what is trained on;
+        keep: number of step folders."""
+        self.folder = folder
+        self.accelerator = accelerator
+        self.model = model
+        self.members = dict(members)
+        if accelerator.scaler is not None:
+            self.members["scaler"] = accelerator.scaler
+        self.data = dict(data)
+        self.keep = keep
+
+    def save(self, step: int) -> None:
+        """Write the state of all processes; the last one counts until the new one is whole."""
+        accelerator, whole = self.accelerator, self.folder.step_folder(step)
+        aside = partial(whole)
+        if accelerator.is_main_process:
+            self.folder.checkpoints.mkdir(exist_ok=True)
+            self._clean()
+            aside.mkdir()
+        accelerator.wait_for_everyone()
+        write_state(aside / _process_file(accelerator.process_index), _random_state(accelerator.device))
+        if accelerator.is_main_process:
+            write_state(aside / "model.safetensors", self.model.state_dict())
+            states = {name: member.state_dict() for name, member in self.members.items()}
+            facts = {"step": step, "processes": accelerator.num_processes, "data": self.data}
+            write_state(aside / "training.safetensors", {**facts, "states": states})
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            write_text(aside / CHECKSUMS, json.dumps({file.name: _checksum(file) for file in sorted(aside.iterdir())}))
+            for file in aside.iterdir():
+                sync(file)
+            os.replace(aside, whole)
+            write_text(self.folder.checkpoints / LATEST, f"{whole.name}\n")
+            for old in self.folder.steps()[: -self.keep]:
+                remove(self.folder.step_folder(old))
+        accelerator.wait_for_everyone()
+
+    def restore(self) -> int:
+        """Take up the latest checkpoint; returns the number of steps done.
+
+        Raises ValueError when there is none, when it is damaged, or when it was made on other data.
+        """
+        step = self.folder.latest_step()
+        if step is None:
+            raise ValueError(f"{self.folder.path} holds no checkpoint to resume")
+        path = self.folder.step_folder(step)
+        stored = _read(path / "training.safetensors")
+        self._check_data(stored["data"])
+        try:
+            self.model.load_state_dict(_read(path / "model.safetensors"))
+        except RuntimeError as error:
+            raise ValueError(f"{path} holds another model's weights: {' '.join(str(error).split())}") from None
+        for name, member in self.members.items():
+            member.load_state_dict(stored["states"][name])
+        processes = stored["processes"]
+        if processes == self.accelerator.num_processes:
+            _set_random_state(_read(path / _process_file(self.accelerator.process_index)), self.accelerator.device)
+        else:
+            self.accelerator.print(
+                f"{path} was written by {processes} processes, there are {self.accelerator.num_processes} now: dropout "
+                "goes on with other random numbers"
+            )
+        return step
+
+    def _check_data(self, stored: Mapping[str, Any]) -> None:
+        for split, now in self.data.items():
+            if stored.get(split) != now:
+                raise ValueError(
+                    f"{self.folder.path} was trained on other data: its {split} split had {_told(stored.get(split))}, "
+                    f"this one has {_told(now)}; give the data that it started with as data.path"
+                )
+
+    def _clean(self) -> None:
+        """Remove what killed writers left: half folders, and whole ones that never came to count."""
+        remove_partial(self.folder.checkpoints)
+        latest = self.folder.latest_step()
+        for step in self.folder.steps():
+            if latest is not None and step > latest:
+                remove(self.folder.step_folder(step))
+
+
+def fingerprint(split: PreparedSplit) -> dict[str, Any]:
+    """What tells one data set from another, wherever it lies: rows, tokens, and a hash of every row's id and length."""
+    counts = split.token_counts
+    digest = hashlib.sha256(counts.astype("<i8").tobytes())
+    for name in split.documents.ids:
+        digest.update(name.encode("utf-8", "surrogatepass") + b"\n")
+    return {"rows": len(split), "tokens": int(counts.sum()), "sha256": digest.hexdigest()}
+
+
+def _told(found: Mapping[str, Any] | None) -> str:
+    return "none" if found is None else f"{found['rows']} rows, {found['tokens']} tokens ({found['sha256'][:8]})"
+
+
+def _process_file(index: int) -> str:
+    return f"process-{index:05d}.safetensors"
+
+
+def _read(file: Path) -> Any:
+    """A state whose file is as it was written; ValueError otherwise."""
+    remedy = f"remove {file.parent} to resume from the checkpoint before it"
+    try:
+        expected = json.loads((file.parent / CHECKSUMS).read_bytes())[file.name]
+        found = _checksum(file)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file.parent} is damaged ({' '.join(str(error).split())}); {remedy}") from None
+    if found != expected:
+        raise ValueError(f"{file} is damaged, it has not its SHA-256; {remedy}")
+    return read_state(file)
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _random_state(device: torch.device) -> dict[str, Any]:
+    """This process's generators: Python's, NumPy's, PyTorch's for the CPU and for `device`."""
+    mersenne = cast(dict[str, Any], np.random.get_state(legacy=False))
+    mersenne["state"]["key"] = mersenne["state"]["key"].tolist()
+    state = {
+        "python": random.getstate(),
+        "numpy": mersenne,
+        "torch": torch.get_rng_state(),
+    }
+    if device.type != "cpu":
+        state[device.type] = torch.get_device_module(device).get_rng_state()
+    return state
+
+
+def _set_random_state(state: Mapping[str, Any], device: torch.device) -> None:
+    random.setstate(state["python"])
+    np.random.set_state(dict(state["numpy"]))
+    torch.set_rng_state(state["torch"])
+    if device.type in state:
+        torch.get_device_module(device).set_rng_state(state[device.type])
