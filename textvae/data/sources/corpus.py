@@ -35,6 +35,21 @@ class CorpusOptions:
 
 
 @dataclass(frozen=True)
+class SourceOptions:
+    """How an evaluation reads a source that is not prepared; hierarchy and longest sentence are its model's."""
+
+    fields: FieldNames = field(default_factory=FieldNames)
+    language: str | None = None
+    """None: the model's."""
+    max_document_sentences: int | None = None
+    """Longer documents are cut into sections `ID#1`, `ID#2`, ...; None leaves them whole."""
+
+    def __post_init__(self) -> None:
+        if self.max_document_sentences is not None and self.max_document_sentences < 1:
+            raise ValueError(f"max_document_sentences is {self.max_document_sentences}; it must be 1 or more")
+
+
+@dataclass(frozen=True)
 class CarveOptions:
     """Shares of `train` that become the splits which the source lacks."""
 
@@ -156,22 +171,28 @@ def _store(
 
 
 def with_unique_ids(rows: datasets.Dataset) -> tuple[datasets.Dataset, int]:
-    """The rows, with "~2", "~3", ... after an id that came before, and how many ids were changed so."""
+    """The rows with `unique_names` for ids, and how many ids were changed so."""
     ids = rows.data.column("id").to_pylist()
-    taken = set(ids)
-    if len(taken) == len(ids):
-        return rows, 0
+    unique = unique_names(ids)
+    renamed = sum(old != new for old, new in zip(ids, unique, strict=True))
+    return (rows.remove_columns("id").add_column("id", unique) if renamed else rows), renamed
+
+
+def unique_names(names: list[str]) -> list[str]:
+    """The names, with "~2", "~3", ... after one that came before."""
+    taken = set(names)
+    if len(taken) == len(names):
+        return names
     seen: Counter[str] = Counter()
     unique = []
-    for name in ids:
+    for name in names:
         seen[name] += 1
         new = name
         while seen[name] > 1 and (new := f"{name}~{seen[name]}") in taken:
             seen[name] += 1
         taken.add(new)
         unique.append(new)
-    renamed = sum(old != new for old, new in zip(ids, unique, strict=True))
-    return rows.remove_columns("id").add_column("id", unique), renamed
+    return unique
 
 
 def carve_splits(splits: dict[str, datasets.Dataset], options: CarveOptions) -> dict[str, datasets.Dataset]:

@@ -25,7 +25,8 @@ _JSON_LINES = (".jsonl", ".json")
 class FieldNames:
     """Where a record keeps what; `paragraphs` and `units` go by those names."""
 
-    text: str = "text"
+    text: str | None = None
+    """None: the first of `units`, `paragraphs` and `text` that is there; a name: that field and no other."""
     id: str = "id"
     title: str = "title"
     label: str = "label"
@@ -153,7 +154,7 @@ def parse_record(record: Mapping[str, Any], default_id: str, place: str, fields:
     for target, key, kind in (
         ("units", "units", list),
         ("paragraphs", "paragraphs", list),
-        ("text", fields.text, str),
+        ("text", fields.text or "text", str),
     ):
         value = rest.pop(key, None)
         if value is None or content:
@@ -163,7 +164,7 @@ def parse_record(record: Mapping[str, Any], default_id: str, place: str, fields:
         content[target] = value
     if not content:
         raise ValueError(
-            f"{place}: no field '{fields.text}', 'paragraphs' or 'units' among {sorted(record)}; name the "
+            f"{place}: no field '{fields.text or 'text'}', 'paragraphs' or 'units' among {sorted(record)}; name the "
             "field that holds the text (--text-field)"
         )
     return SourceDocument(
