@@ -13,7 +13,7 @@ from textvae.data.dataset import load_prepared, open_documents
 from textvae.data.fingerprint import data_fingerprint
 from textvae.data.prepare.pipeline import PrepareOptions, prepare
 from textvae.data.sources.corpus import SourceOptions
-from textvae.data.sources.files import FieldNames
+from textvae.data.sources.records import FieldNames
 
 PARAGRAPHS = [" ".join(part.split()) for part in STORY.split("\n\n")]
 
@@ -54,6 +54,19 @@ def test_a_source_is_counted_as_prepare_counts_it(
     assert (opened.num_sources, opened.account.documents_set_aside) == (4, 1)
     assert "set aside 'blank': it holds no sentence" in str(opened)
     assert f"{len(opened)} sections of 4 documents" in str(opened)
+
+
+def test_what_is_passed_over_is_said(tmp_path: Path, make_processor) -> None:
+    (tmp_path / "a.txt").write_text(STORY, encoding="utf-8")
+    (tmp_path / "slides.odp").touch()
+    opened = open_documents(str(tmp_path), make_processor())
+    assert "passed over 1 of no known kind ('slides.odp')" in str(opened.select([0]))
+
+
+def test_a_limit_takes_documents_from_all_over_a_source(tmp_path: Path, make_processor) -> None:
+    records = [{"id": f"d{n}", "text": "One."} for n in range(9)]
+    opened = open_documents(str(write_jsonl(tmp_path / "a.jsonl", records)), make_processor(), limit=3)
+    assert opened.ids == ["d0", "d4", "d8"]
 
 
 def test_a_limit_counts_sections_spread_over_the_documents(tmp_path: Path, make_processor) -> None:

@@ -28,7 +28,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--test-fraction", type=float, default=PrepareOptions.test_fraction)
     parser.add_argument("--num-proc", type=int, default=PrepareOptions.num_proc)
     parser.add_argument("--seed", type=int, default=PrepareOptions.seed)
-    add_source_options(parser, language=PrepareOptions.language)
+    add_source_options(parser, language=PrepareOptions.language, limit="the first N documents of each split")
     parser.add_argument("--cache-features", action="store_true", help="store the frozen encoder's sentence features")
     parser.set_defaults(command=run)
 

@@ -6,16 +6,21 @@ import argparse
 
 from textvae.data.dataset import Documents, open_documents
 from textvae.data.sources.corpus import SourceOptions
-from textvae.data.sources.files import FieldNames
+from textvae.data.sources.records import FieldNames
 from textvae.text_vae import HierarchicalTextVAE
 
 SOURCES = "jsonl, txt or parquet file or folder, Hub data set NAME[:CONFIG], or python-docs"
 
 
-def add_source_options(parser: argparse.ArgumentParser, language: str | None = None) -> None:
-    """The options that `source_options` reads, and --limit. `language`: the default; None is the model's."""
+def add_source_options(
+    parser: argparse.ArgumentParser, *, language: str | None = None, limit: str = "at most N documents, spread over all"
+) -> None:
+    """The options that `source_options` reads, and --limit with its help.
+
+    `language`: the default; None is the model's.
+    """
     group = parser.add_argument_group("reading a source")
-    group.add_argument("--limit", type=int, metavar="N", help="at most N documents of a split, spread over all")
+    group.add_argument("--limit", type=int, metavar="N", help=limit)
     group.add_argument(
         "--max-document-sentences", type=int, metavar="N", help="cut longer documents into sections of at most N"
     )

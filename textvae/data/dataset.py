@@ -20,6 +20,7 @@ from textvae.data.plan import spread
 from textvae.data.prepare.stages import ARRAYS, encode_documents
 from textvae.data.prepare.summary import SplitSummary
 from textvae.data.sources.corpus import CorpusOptions, SourceOptions, read_corpus
+from textvae.data.sources.folder import PassedOver, listed
 from textvae.data.text.processor import DocumentProcessor
 
 METADATA_FILE = "textvae_data.json"
@@ -106,6 +107,8 @@ class Documents:
     """Of the source document that each is a section of: what belongs to one source is not independent."""
     account: SplitSummary | None = None
     """What became of the source, where it was read now."""
+    passed_over: tuple[PassedOver, ...] = ()
+    """Files and splits of the source that were not read."""
 
     @classmethod
     def of(cls, members: Sequence[EncodedDocument]) -> Documents:
@@ -128,7 +131,9 @@ class Documents:
         sections = f"{len(self):,} documents"
         if self.num_sources != len(self):
             sections = f"{len(self):,} sections of {self.num_sources:,} documents"
-        return sections if self.account is None else f"{sections}\n  read: {self.account.listed()}"
+        read = [] if self.account is None else [f"  read: {self.account.listed()}"]
+        passed_over = [f"  {listed(self.passed_over)}"] if self.passed_over else []
+        return "\n".join([sections, *read, *passed_over])
 
     def select(self, rows: Sequence[int] | np.ndarray) -> Documents:
         """The documents in `rows`, in that order."""
@@ -139,6 +144,7 @@ class Documents:
             [self.ids[row] for row in chosen],
             [self.source_ids[row] for row in chosen],
             self.account,
+            self.passed_over,
         )
 
 
@@ -174,14 +180,15 @@ def open_documents(
 def _read_source(
     data: str, processor: DocumentProcessor, split: str, limit: int | None, options: SourceOptions
 ) -> Documents:
-    splits = read_corpus(CorpusOptions(data, options.fields, limit))
+    corpus = read_corpus(CorpusOptions(data, options.fields, limit, spread=True))
+    splits = corpus.splits
     if split not in splits and len(splits) > 1:
         raise ValueError(f"'{data}' has no split '{split}'; it has {', '.join(splits)}")
     sources = splits[split] if split in splits else next(iter(splits.values()))
     if options.language is not None:
         processor = processor.with_language(options.language)
     members, account = encode_documents(sources, processor, options.max_document_sentences)
-    found = replace(Documents.of(members), account=account)
+    found = replace(Documents.of(members), account=account, passed_over=corpus.passed_over)
     return found if limit is None else found.select(spread(limit, len(found)))
 
 

@@ -28,7 +28,8 @@ _FEATURES = datasets.Features(
     | {name: datasets.Value("int64") for name in ("num_tokens", "num_words", "num_bytes")}
 )
 # What the rows carry until it has been counted: a document is counted at its first section.
-_COUNTS = {name: datasets.Value("int32") for name in ("cut", "sentences_split", "empty_units", "num_sentences")}
+_OF_DOCUMENT = ("cut", "sentences_split", "empty_units", "unread_fields")
+_COUNTS = {name: datasets.Value("int32") for name in (*_OF_DOCUMENT, "num_sentences")}
 _ACCOUNT = _COUNTS | {"set_aside": datasets.Value("string")}
 COUNTED = (*_COUNTS, "num_tokens", "num_words", "num_bytes")
 
@@ -78,18 +79,25 @@ def section_rows(
     Raises ValueError as `DocumentProcessor.process` does.
     """
     processed = processor.process(source, max_sentences)
+    counts = {
+        "cut": int(len(processed.sections) > 1),
+        "sentences_split": processed.num_sentences_split,
+        "empty_units": processed.num_empty_units,
+        "unread_fields": len(source.unread),
+    }
+    reason = None if processed.sections else _reason_against(source)
     rows = []
-    for number, section in enumerate(processed.sections or (_nothing(source.id),)):
-        first = number == 0
-        account = {
-            "cut": int(first and len(processed.sections) > 1),
-            "sentences_split": processed.num_sentences_split if first else 0,
-            "empty_units": processed.num_empty_units if first else 0,
-            "num_sentences": len(section.sentences),
-            "set_aside": None if processed.sections else "it holds no sentence",
-        }
+    for section in processed.sections or (_nothing(source.id),):
+        account = {**counts, "num_sentences": len(section.sentences), "set_aside": reason}
         rows.append({name: getattr(section, name) for name in _FEATURES} | account)
+        counts = dict.fromkeys(_OF_DOCUMENT, 0)
     return rows
+
+
+def _reason_against(source: SourceDocument) -> str:
+    if source.text is None and source.paragraphs is None and source.units is None:
+        return "its text is null" if source.title is None else "it has a title, but its text is null"
+    return "it holds no sentence" if source.title is None else "it has a title, but no sentence"
 
 
 def _nothing(name: str) -> EncodedDocument:

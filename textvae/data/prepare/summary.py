@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from textvae.data.sources.folder import PassedOver, listed
+
 _LISTED = 1000
 _SHOWN = 10
 
@@ -36,6 +38,8 @@ class SplitSummary:
     sentences_split: int
     """Sentences over the limit of tokens, cut into pieces."""
     empty_units_removed: int
+    unread_fields: int
+    """Fields that could have been the text, but another was; they are kept with the further fields."""
     tokens: int
     """Predicted tokens, sentence ends included."""
     words: int
@@ -47,7 +51,10 @@ class SplitSummary:
         text = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items() if value)
         shown = "".join(f"\n    set aside '{entry.id}': {entry.reason}" for entry in self.set_aside[:_SHOWN])
         more = self.documents_set_aside - min(len(self.set_aside), _SHOWN)
-        return text + shown + (f"\n    and {more:,} more" if more else "")
+        said = text + shown + (f"\n    and {more:,} more" if more else "")
+        if self.unread_fields:
+            said += "\n    unread fields say something else than the text that was read; --text-field chooses"
+        return said
 
 
 def summarise(
@@ -66,6 +73,7 @@ def summarise(
         sentences=total["num_sentences"],
         sentences_split=total["sentences_split"],
         empty_units_removed=total["empty_units"],
+        unread_fields=total["unread_fields"],
         tokens=total["num_tokens"],
         words=total["num_words"],
         bytes=total["num_bytes"],
@@ -75,7 +83,10 @@ def summarise(
 @dataclass(frozen=True)
 class PreparationSummary:
     splits: dict[str, SplitSummary]
+    passed_over: tuple[PassedOver, ...]
+    """Files and splits of the source that are not read."""
     seconds: float
 
     def __str__(self) -> str:
-        return "\n".join(f"  {split}: {summary.listed()}" for split, summary in self.splits.items())
+        lines = [f"  {split}: {summary.listed()}" for split, summary in self.splits.items()]
+        return "\n".join(lines + ([f"  {listed(self.passed_over)}"] if self.passed_over else []))
