@@ -24,7 +24,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     build_tree = TreeBuilder(tuple(arguments.hierarchy.split(",")), arguments.language)
-    documents = read_corpus(CorpusOptions(arguments.source, limit=arguments.limit))["train"]
+    documents = read_corpus(CorpusOptions(arguments.source, limit=arguments.limit)).splits["train"]
     texts = (text for document in documents for text in paragraphs_of(document, build_tree))
     train = train_words if arguments.kind == "words" else train_sentencepiece
     tokenizer = train(texts, arguments.size)

@@ -85,6 +85,32 @@ def test_a_document_is_found_by_its_own_text(
 
 
 @pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("marked.txt", "\ufeff" + TEXT),
+        ("record.json", json.dumps({"text": TEXT}, indent=1)),
+        ("record.jsonl", json.dumps({"text": TEXT + "\ud800"})),
+    ],
+)
+def test_a_document_is_the_same_from_every_kind_of_file(
+    run: str, text_file: str, tmp_path: Path, capsys: pytest.CaptureFixture, name: str, content: str
+) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    for command in (["reconstruct"], ["generate", "--theme-from"]):
+        printed = []
+        for file in (text_file, str(tmp_path / name)):
+            assert main([command[0], "--model", run, *command[1:], file]) == 0
+            printed.append(capsys.readouterr().out)
+        assert printed[0] == printed[1]
+
+
+def test_an_empty_file_is_named(run: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "empty.txt").write_text("\ufeff \n", encoding="utf-8")
+    assert main(["generate", "--model", run, "--theme-from", str(tmp_path / "empty.txt")]) == 2
+    assert "empty.txt' holds no text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("command", "message"),
     [
         (["generate", "--model", "nowhere/at/all"], "no run folder"),

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import pytest
 from conftest import STORY
 
 from textvae.data.dataset import load_prepared
+from textvae.data.document import SourceDocument
 from textvae.data.prepare.pipeline import PreparationSummary, PrepareOptions, prepare
-from textvae.data.sources.corpus import CarveOptions, carve_splits, parse_rows, with_unique_ids
-from textvae.data.sources.files import FieldNames
+from textvae.data.sources.corpus import CarveOptions, CorpusOptions, carve_splits, evenly, read_corpus, with_unique_ids
+from textvae.data.sources.hub import from_all_shards, parse_rows
+from textvae.data.sources.records import FieldNames
 
 PARAGRAPHS = [" ".join(part.split()) for part in STORY.split("\n\n")]
 
@@ -153,8 +156,42 @@ def test_renamed_ids_never_meet_others() -> None:
 def test_rows_of_a_data_set_with_class_labels() -> None:
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
     found = datasets.Dataset.from_dict({"text": ["One."], "label": [1]}, features=features)
-    (document,) = parse_rows(found, "name/train", FieldNames())
+    (document,) = parse_rows(found, found.features, "name/train", FieldNames())
     assert (document.id, document.label, document.text) == ("name/train:0", "yes", "One.")
+
+
+def test_a_few_rows_come_from_every_shard_of_a_stream() -> None:
+    read = []
+
+    def shard(numbers: list[int]) -> Iterator[dict[str, str]]:
+        for number in numbers:
+            for row in range(100):
+                read.append((number, row))
+                yield {"text": f"{number}.{row}"}
+
+    stream = datasets.IterableDataset.from_generator(shard, gen_kwargs={"numbers": [0, 1, 2]})
+    texts = [row["text"] for row in from_all_shards(stream, 5)]
+    assert texts == ["0.0", "0.1", "1.0", "1.1", "2.0"]
+    assert len(read) < 20
+
+
+def test_hub_data_sets_are_streamed_for_a_few_documents_and_other_splits_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+
+    def load(name: str, configuration: str | None, streaming: bool):
+        asked.append((name, configuration, streaming))
+        rows = datasets.Dataset.from_dict({"text": [f"Number {n}." for n in range(20)]})
+        rows = rows.to_iterable_dataset(num_shards=4) if streaming else rows
+        return {"train": rows, "unsupervised": rows} if name == "two" else {"corpus": rows}
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    corpus = read_corpus(CorpusOptions("two:config", limit=4, spread=True))
+    assert [document.text for document in corpus.splits["train"]] == [f"Number {n}." for n in (0, 5, 10, 15)]
+    assert [entry.path for entry in corpus.passed_over] == ["unsupervised"]
+    assert len(list(read_corpus(CorpusOptions("one")).splits["train"])) == 20
+    assert asked == [("two", "config", True), ("one", None, False)]
 
 
 def test_features_are_cached_by_sentence(run, tmp_path: Path) -> None:
@@ -195,7 +232,7 @@ def test_a_prepared_data_set_lends_its_vocabulary(run, tmp_path: Path, encoder_f
         ('{"body": "fine"}', r"bad\.jsonl, line 1: no field 'text'"),
         ('{"text": ""}\n{"text": ""}\n{"text": ""}', "no document of split .* has any text"),
         ("", "there is no document to read in .*bad"),
-        ('{"id": "x", "units": [["a", ["b"]]]}', "document 'x' does not fit the hierarchy"),
+        ('{"id": "x", "units": [["a", ["b"]]]}', r"document 'x' \(.*bad\.jsonl, line 1\) does not fit"),
     ],
 )
 @pytest.mark.parametrize("num_proc", [1, 2])
@@ -218,9 +255,44 @@ def test_an_empty_file_among_others_is_set_aside_by_name(run, tmp_path: Path) ->
     assert "set aside 'void': it holds no sentence" in str(summary)
 
 
+def test_null_empty_and_title_only_documents_are_set_aside_by_name_and_reason(run, tmp_path: Path) -> None:
+    records = [
+        {"id": "null", "text": None},
+        {"id": "blank", "text": " \ufeff"},
+        {"_id": "title", "title": "Only a title", "text": ""},
+        {"id": "fine", "text": "The wind rose."},
+        {"id": "kg", "text": "It weighs much.", "units": ["kg"]},
+    ]
+    summary = run(write_jsonl(tmp_path / "a.jsonl", records), validation_fraction=0.0, test_fraction=0.0)
+    counted = summary.splits["train"]
+    assert {entry.id: entry.reason for entry in counted.set_aside} == {
+        "null": "its text is null",
+        "blank": "it holds no sentence",
+        "title": "it has a title, but no sentence",
+    }
+    assert counted.unread_fields == 1
+    assert "1 unread fields" in str(summary)
+    assert json.loads(load_prepared(tmp_path / "out", "train").read(1).extra) == {"units": ["kg"]}
+
+
+@pytest.mark.parametrize("num_proc", [1, 3])
+def test_every_kind_of_file_in_a_folder_is_read_or_named(run, tmp_path: Path, num_proc: int) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for name in ("a.TXT", "b.txt", "._b.txt", "notes.md"):
+        (folder / name).write_text(STORY, encoding="utf-8")
+    (folder / "c.jsonl").touch()
+    write_jsonl(folder / "d.jsonl", [{"id": "\ud800d", "title": "\ud800", "text": "One\ud83d two.", "more": "\ud800"}])
+    summary = run(folder, num_proc=num_proc, validation_fraction=0.0, test_fraction=0.0)
+    assert load_prepared(tmp_path / "out", "train").dataset["id"][:] == ["a", "b", "d"]
+    assert "passed over 1 hidden ('._b.txt'), 1 of no known kind ('notes.md')" in str(summary)
+    described = json.loads((tmp_path / "out" / "textvae_data.json").read_text(encoding="utf-8"))
+    assert [entry["path"] for entry in described["passed_over"]] == ["._b.txt", "notes.md"]
+
+
 def test_a_source_that_is_nowhere_is_refused(run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match="'no/such-data' is neither 'python-docs', nor a file or folder here"):
+    with pytest.raises(ValueError, match="'no/such-data' is neither a built-in corpus, nor a file or folder here"):
         run("no/such-data")
 
 
@@ -230,6 +302,16 @@ def test_limit_reads_the_first_documents_of_each_split(run, tmp_path: Path) -> N
         write_jsonl(folder / f"{split}.jsonl", stories(9, split[0]))
     run(folder, limit=4)
     assert load_prepared(tmp_path / "out", "validation").dataset["id"][:] == ["v0", "v1", "v2", "v3"]
+
+
+@pytest.mark.parametrize("total", [3, 9, 100, 1000])
+def test_a_few_documents_lie_evenly_in_their_source(total: int) -> None:
+    numbers = [int(document.id) for document in evenly((SourceDocument(str(n)) for n in range(total)), 7)]
+    gaps = np.diff(numbers)
+    assert len(numbers) == min(7, total)
+    assert numbers[0] == 0
+    assert numbers[-1] >= 0.8 * (total - 1)
+    assert max(gaps) <= 2 * min(gaps)
 
 
 def test_an_existing_folder_is_not_touched(run, tmp_path: Path) -> None:

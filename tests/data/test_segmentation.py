@@ -54,7 +54,7 @@ def test_any_text_normalises_once_and_joins_back(raw: str) -> None:
 
 
 def test_normalise_drops_control_characters_and_keeps_line_breaks_as_spaces() -> None:
-    assert normalise("a\x00b\x1b c\r\n\td\u00a0e\ud800") == "ab c d e"
+    assert normalise("\ufeffa\x00b\x1b c\r\n\td\u00a0e\ud800") == "ab c d e"
 
 
 def test_paragraphs_end_at_blank_lines_of_every_kind() -> None:

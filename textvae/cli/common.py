@@ -7,6 +7,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from textvae.data.document import SourceDocument
+from textvae.data.sources.files import read_document
 from textvae.text_vae import GeneratedDocument
 from textvae.writing.plan import SamplingOptions
 
@@ -28,11 +30,9 @@ def sampling(arguments: argparse.Namespace) -> SamplingOptions:
     )
 
 
-def read(file: str) -> str:
-    try:
-        return Path(file).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 at byte {error.start}; convert it first") from None
+def read(file: str) -> SourceDocument:
+    """The one document of a text or JSON file. Raises ValueError naming the file if it holds none, or several."""
+    return read_document(file)
 
 
 def show(written: Sequence[GeneratedDocument], out: str | None, headings: Sequence[str]) -> None:

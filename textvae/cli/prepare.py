@@ -5,15 +5,13 @@ from __future__ import annotations
 import argparse
 
 from textvae.build import sentence_feature_function
+from textvae.cli.source_options import SOURCES, add_source_options, field_names
 from textvae.data.prepare.pipeline import PrepareOptions, prepare
-from textvae.data.sources.files import FieldNames
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("prepare", help="raw text -> segmented, tokenised Arrow data set")
-    parser.add_argument(
-        "source", help="jsonl, txt or parquet file or folder, Hub data set NAME[:CONFIG], or python-docs"
-    )
+    parser.add_argument("source", help=SOURCES)
     parser.add_argument("--out", required=True, metavar="DATA", help="folder to write")
     parser.add_argument("--encoder", default=PrepareOptions.encoder, metavar="NAME")
     parser.add_argument("--decoder", metavar="NAME", help="whose tokenizer to use; default: train a vocabulary")
@@ -26,15 +24,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="levels, top first (default: document paragraph sentence)",
     )
     parser.add_argument("--max-sentence-tokens", type=int, default=PrepareOptions.max_sentence_tokens)
-    parser.add_argument("--max-document-sentences", type=int, help="cut longer documents into sections")
     parser.add_argument("--validation-fraction", type=float, default=PrepareOptions.validation_fraction)
     parser.add_argument("--test-fraction", type=float, default=PrepareOptions.test_fraction)
-    parser.add_argument("--limit", type=int, help="read at most this many documents of each split")
     parser.add_argument("--num-proc", type=int, default=PrepareOptions.num_proc)
-    parser.add_argument("--language", default=PrepareOptions.language)
     parser.add_argument("--seed", type=int, default=PrepareOptions.seed)
-    for name in ("text", "id", "title", "label"):
-        parser.add_argument(f"--{name}-field", default=getattr(FieldNames(), name), metavar="FIELD")
+    add_source_options(parser, language=PrepareOptions.language, limit="the first N documents of each split")
     parser.add_argument("--cache-features", action="store_true", help="store the frozen encoder's sentence features")
     parser.set_defaults(command=run)
 
@@ -55,12 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
         num_proc=arguments.num_proc,
         language=arguments.language,
         seed=arguments.seed,
-        fields=FieldNames(
-            text=arguments.text_field,
-            id=arguments.id_field,
-            title=arguments.title_field,
-            label=arguments.label_field,
-        ),
+        fields=field_names(arguments),
         cache_features=arguments.cache_features,
     )
     prepare(options, sentence_feature_function(arguments.encoder) if arguments.cache_features else None)

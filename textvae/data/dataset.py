@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ import numpy as np
 import pyarrow
 
 from textvae.data.document import EncodedDocument
+from textvae.data.fingerprint import DataFingerprint, data_fingerprint
 from textvae.data.plan import spread
-from textvae.data.prepare.stages import ARRAYS
-from textvae.data.sources.corpus import CorpusOptions, read_corpus
+from textvae.data.prepare.stages import ARRAYS, encode_documents
+from textvae.data.prepare.summary import SplitSummary
+from textvae.data.sources.corpus import CorpusOptions, SourceOptions, read_corpus
+from textvae.data.sources.folder import PassedOver, listed
 from textvae.data.text.processor import DocumentProcessor
 
 METADATA_FILE = "textvae_data.json"
@@ -47,6 +51,11 @@ class PreparedSplit:
         counts = np.bincount(np.concatenate(words), minlength=1 + int(self.processor.decoder_tokenizer.eos_token_id))
         counts[self.processor.decoder_tokenizer.eos_token_id] += self.token_counts.sum() - sum(map(len, words))
         return counts
+
+    @cached_property
+    def fingerprint(self) -> DataFingerprint:
+        """What tells this split from others, for a checkpoint that must go on with the same data."""
+        return data_fingerprint(self.dataset.data.column("id").to_pylist(), self.token_counts)
 
     @property
     def has_features(self) -> bool:
@@ -96,6 +105,10 @@ class Documents:
     ids: Sequence[str]
     source_ids: Sequence[str]
     """Of the source document that each is a section of: what belongs to one source is not independent."""
+    account: SplitSummary | None = None
+    """What became of the source, where it was read now."""
+    passed_over: tuple[PassedOver, ...] = ()
+    """Files and splits of the source that were not read."""
 
     @classmethod
     def of(cls, members: Sequence[EncodedDocument]) -> Documents:
@@ -113,6 +126,15 @@ class Documents:
     def num_sources(self) -> int:
         return len(set(self.source_ids))
 
+    def __str__(self) -> str:
+        """How many there are, and what was not taken: a line or a few."""
+        sections = f"{len(self):,} documents"
+        if self.num_sources != len(self):
+            sections = f"{len(self):,} sections of {self.num_sources:,} documents"
+        read = [] if self.account is None else [f"  read: {self.account.listed()}"]
+        passed_over = [f"  {listed(self.passed_over)}"] if self.passed_over else []
+        return "\n".join([sections, *read, *passed_over])
+
     def select(self, rows: Sequence[int] | np.ndarray) -> Documents:
         """The documents in `rows`, in that order."""
         chosen = [int(row) for row in rows]
@@ -121,18 +143,26 @@ class Documents:
             self.token_counts[chosen],
             [self.ids[row] for row in chosen],
             [self.source_ids[row] for row in chosen],
+            self.account,
+            self.passed_over,
         )
 
 
 def open_documents(
-    data: str, processor: DocumentProcessor, split: str = "validation", limit: int | None = None
+    data: str,
+    processor: DocumentProcessor,
+    split: str = "validation",
+    limit: int | None = None,
+    options: SourceOptions | None = None,
 ) -> Documents:
     """At most `limit` documents spread evenly over `data`, tokenised as `processor` does.
 
-    A source that is not prepared is segmented and tokenised now; one without splits is taken whole, and
-    documents without text are left out. Raises ValueError for data that cannot be read, that were prepared for
-    another model, or that hold no document.
+    A source that is not prepared is segmented and tokenised now, as `options` say; one without splits is taken
+    whole, and what had to be set aside is in the `account`. Raises ValueError for data that cannot be read, that
+    were prepared for another model, or that hold no document.
     """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}; it must be 1 or more")
     if (Path(data) / METADATA_FILE).is_file():
         prepared = load_prepared(data, split)
         _check_same(prepared.processor, processor, data)
@@ -140,15 +170,26 @@ def open_documents(
         if limit is not None:
             found = found.select(spread(limit, len(found)))
     else:
-        splits = read_corpus(CorpusOptions(data, limit=limit))
-        if split not in splits and len(splits) > 1:
-            raise ValueError(f"'{data}' has no split '{split}'; it has {', '.join(splits)}")
-        sources = splits[split] if split in splits else next(iter(splits.values()))
-        rows = [section for source in sources for section in processor.process(source).sections]
-        found = Documents.of(rows)
+        found = _read_source(data, processor, split, limit, options or SourceOptions())
     if not len(found):
-        raise ValueError(f"'{data}' holds no document with text in split '{split}'")
+        account = f":\n  {found.account.listed()}" if found.account else ""
+        raise ValueError(f"'{data}' holds no document with text in split '{split}'{account}")
     return found
+
+
+def _read_source(
+    data: str, processor: DocumentProcessor, split: str, limit: int | None, options: SourceOptions
+) -> Documents:
+    corpus = read_corpus(CorpusOptions(data, options.fields, limit, spread=True))
+    splits = corpus.splits
+    if split not in splits and len(splits) > 1:
+        raise ValueError(f"'{data}' has no split '{split}'; it has {', '.join(splits)}")
+    sources = splits[split] if split in splits else next(iter(splits.values()))
+    if options.language is not None:
+        processor = processor.with_language(options.language)
+    members, account = encode_documents(sources, processor, options.max_document_sentences)
+    found = replace(Documents.of(members), account=account, passed_over=corpus.passed_over)
+    return found if limit is None else found.select(spread(limit, len(found)))
 
 
 def _check_same(prepared: DocumentProcessor, model: DocumentProcessor, data: str) -> None:

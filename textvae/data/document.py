@@ -8,10 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from textvae.data.text.clean import clean_value
+from textvae.data.text.segmentation import normalise
+
 
 @dataclass(frozen=True)
 class SourceDocument:
-    """One document as it was read: exactly one of `text`, `paragraphs` and `units` is set."""
+    """One document as it came: one of `text`, `paragraphs` and `units` is set, or none where its text is null.
+
+    Whoever makes one, all its strings are cleaned (`data.text.clean`); title and label are normalised.
+    """
 
     id: str
     text: str | None = None
@@ -24,6 +30,35 @@ class SourceDocument:
     label: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     """Further fields of the record."""
+    unread: tuple[str, ...] = ()
+    """Names of those in `extra` that could have been the text, but another field was."""
+    place: str = field(default="", compare=False)
+    """Where it was read, such as a file and a line."""
+
+    def __post_init__(self) -> None:
+        for name in ("id", "text", "paragraphs", "units", "extra"):
+            object.__setattr__(self, name, clean_value(getattr(self, name)))
+        for name in ("title", "label"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else normalise(value) or None)
+
+    @property
+    def has_text(self) -> bool:
+        """Whether anything is written in it."""
+        return any(map(normalise, _strings([self.text, self.paragraphs, self.units])))
+
+    @property
+    def described(self) -> str:
+        """Its name, and its place where that is known, for messages."""
+        return f"document '{self.id}'" + (f" ({self.place})" if self.place else "")
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for child in value:
+            yield from _strings(child)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from textvae.data.sources.corpus import (
     store_corpus,
     with_unique_ids,
 )
-from textvae.data.sources.files import FieldNames
+from textvae.data.sources.records import FieldNames
 from textvae.data.text.processor import DECODER_FOLDER, DocumentProcessor
 from textvae.data.text.tokenizer import load_decoder_tokenizer, train_sentencepiece
 from textvae.data.text.tree import TreeBuilder, paragraphs_of
@@ -57,7 +57,7 @@ class PrepareOptions:
     """Shares of `train` that become the splits which the source lacks."""
     seed: int = 0
     limit: int | None = None
-    """Read at most this many documents of each split."""
+    """Read at most this many documents of each split, the first."""
     num_proc: int = 1
     language: str = "en"
     fields: FieldNames = field(default_factory=FieldNames)
@@ -103,8 +103,9 @@ def _prepare(
     options: PrepareOptions, feature_fn: FeatureFunction | None, work: Path, done: Path, started: float
 ) -> PreparationSummary:
     encoder = AutoTokenizer.from_pretrained(resolve_backbone(options.encoder, weights=False))
-    corpus = CorpusOptions(options.source, options.fields, options.limit, options.num_proc)
-    unique = {split: with_unique_ids(rows) for split, rows in store_corpus(corpus, work).items()}
+    corpus = CorpusOptions(options.source, options.fields, options.limit, num_proc=options.num_proc)
+    stored, passed_over = store_corpus(corpus, work)
+    unique = {split: with_unique_ids(rows) for split, rows in stored.items()}
     carve = CarveOptions(options.validation_fraction, options.test_fraction, options.seed)
     raw = carve_splits({split: rows for split, (rows, _) in unique.items()}, carve)
     decoder = _decoder_tokenizer(options, raw["train"])
@@ -122,7 +123,7 @@ def _prepare(
             prepared[split] = add_features(prepared[split], feature_fn, work / f"{split}-features.arrow")
     prepared.save_to_disk(done, max_shard_size="500MB")
     processor.save_pretrained(done)
-    summary = PreparationSummary(summaries, time.monotonic() - started)
+    summary = PreparationSummary(summaries, passed_over, time.monotonic() - started)
     _write_metadata(done, options, summary)
     return summary
 
@@ -152,6 +153,7 @@ def _write_metadata(folder: Path, options: PrepareOptions, summary: PreparationS
         "options": asdict(options),
         "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in packages},
         "seconds": round(summary.seconds, 1),
+        "passed_over": [asdict(entry) for entry in summary.passed_over],
         "splits": {split: asdict(counts) for split, counts in summary.splits.items()},
     }
     (folder / METADATA_FILE).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

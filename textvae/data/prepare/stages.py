@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
-import pyarrow.compute
 
-from textvae.data.document import EncodedDocument
-from textvae.data.prepare.summary import SplitSummary, first_set_aside
-from textvae.data.sources.corpus import from_row
+from textvae.data.document import EncodedDocument, SourceDocument
+from textvae.data.prepare.summary import SetAside, SplitSummary, summarise
+from textvae.data.sources.corpus import from_row, unique_names
 from textvae.data.text.processor import DocumentProcessor
 
 FeatureFunction = Callable[[list[list[int]]], np.ndarray]
@@ -28,7 +28,10 @@ _FEATURES = datasets.Features(
     | {name: datasets.Value("int64") for name in ("num_tokens", "num_words", "num_bytes")}
 )
 # What the rows carry until it has been counted: a document is counted at its first section.
-_COUNTS = {name: datasets.Value("int32") for name in ("cut", "sentences_split", "empty_units")}
+_OF_DOCUMENT = ("cut", "sentences_split", "empty_units", "unread_fields")
+_COUNTS = {name: datasets.Value("int32") for name in (*_OF_DOCUMENT, "num_sentences")}
+_ACCOUNT = _COUNTS | {"set_aside": datasets.Value("string")}
+COUNTED = (*_COUNTS, "num_tokens", "num_words", "num_bytes")
 
 
 def encode_rows(
@@ -48,7 +51,7 @@ def encode_rows(
         batch_size=32,
         fn_kwargs={"processor": processor, "max_sentences": max_sentences},
         remove_columns=rows.column_names,
-        features=datasets.Features(_FEATURES | _COUNTS),
+        features=datasets.Features(_FEATURES | _ACCOUNT),
         cache_file_name=str(cache),
         new_fingerprint=cache.stem,
         writer_batch_size=256,
@@ -60,18 +63,41 @@ def encode_rows(
 def _encode_batch(
     columns: dict[str, list[Any]], processor: DocumentProcessor, max_sentences: int | None
 ) -> dict[str, list[Any]]:
+    rows = [
+        row
+        for values in zip(*columns.values(), strict=True)
+        for row in section_rows(from_row(dict(zip(columns, values, strict=True))), processor, max_sentences)
+    ]
+    return {name: [row[name] for row in rows] for name in _FEATURES | _ACCOUNT}
+
+
+def section_rows(
+    source: SourceDocument, processor: DocumentProcessor, max_sentences: int | None
+) -> list[dict[str, Any]]:
+    """A document's sections as rows that also carry its account; one row without a sentence if it is set aside.
+
+    Raises ValueError as `DocumentProcessor.process` does.
+    """
+    processed = processor.process(source, max_sentences)
+    counts = {
+        "cut": int(len(processed.sections) > 1),
+        "sentences_split": processed.num_sentences_split,
+        "empty_units": processed.num_empty_units,
+        "unread_fields": len(source.unread),
+    }
+    reason = None if processed.sections else _reason_against(source)
     rows = []
-    for values in zip(*columns.values(), strict=True):
-        source = from_row(dict(zip(columns, values, strict=True)))
-        processed = processor.process(source, max_sentences)
-        for number, section in enumerate(processed.sections or (_nothing(source.id),)):
-            row = {name: getattr(section, name) for name in _FEATURES}
-            first = number == 0
-            row["cut"] = int(first and len(processed.sections) > 1)
-            row["sentences_split"] = processed.num_sentences_split if first else 0
-            row["empty_units"] = processed.num_empty_units if first else 0
-            rows.append(row)
-    return {name: [row[name] for row in rows] for name in _FEATURES | _COUNTS}
+    for section in processed.sections or (_nothing(source.id),):
+        account = {**counts, "num_sentences": len(section.sentences), "set_aside": reason}
+        rows.append({name: getattr(section, name) for name in _FEATURES} | account)
+        counts = dict.fromkeys(_OF_DOCUMENT, 0)
+    return rows
+
+
+def _reason_against(source: SourceDocument) -> str:
+    if source.text is None and source.paragraphs is None and source.units is None:
+        return "its text is null" if source.title is None else "it has a title, but its text is null"
+    return "it holds no sentence" if source.title is None else "it has a title, but no sentence"
 
 
 def _nothing(name: str) -> EncodedDocument:
@@ -81,25 +107,26 @@ def _nothing(name: str) -> EncodedDocument:
 
 def count_rows(rows: datasets.Dataset, documents_read: int, ids_renamed: int) -> tuple[datasets.Dataset, SplitSummary]:
     """The rows of `encode_rows` that hold text, as they are stored, and the account of the split."""
-    numbers = {name: rows.data.column(name).to_numpy() for name in (*_COUNTS, "num_tokens", "num_words", "num_bytes")}
-    sentences = pyarrow.compute.list_value_length(rows.data.column("sentences")).to_numpy()
-    dropped = list(rows.select(np.flatnonzero(sentences == 0))["id"])
-    kept = rows.select(np.flatnonzero(sentences)) if dropped else rows
-    return kept.remove_columns(list(_COUNTS)), SplitSummary(
-        documents_read=documents_read,
-        documents_kept=documents_read - len(dropped),
-        documents_cut=int(numbers["cut"].sum()),
-        sections=len(kept),
-        documents_set_aside=len(dropped),
-        set_aside=first_set_aside(dropped, "it holds no sentence"),
-        ids_renamed=ids_renamed,
-        sentences=int(sentences.sum()),
-        sentences_split=int(numbers["sentences_split"].sum()),
-        empty_units_removed=int(numbers["empty_units"].sum()),
-        tokens=int(numbers["num_tokens"].sum()),
-        words=int(numbers["num_words"].sum()),
-        bytes=int(numbers["num_bytes"].sum()),
-    )
+    columns = {name: rows.data.column(name).to_numpy() for name in COUNTED}
+    empty = rows.select(np.flatnonzero(columns["num_sentences"] == 0))
+    set_aside = [SetAside(*entry) for entry in zip(empty["id"], empty["set_aside"], strict=True)]
+    kept = rows.select(np.flatnonzero(columns["num_sentences"])) if set_aside else rows
+    return kept.remove_columns(list(_ACCOUNT)), summarise(columns, set_aside, documents_read, ids_renamed)
+
+
+def encode_documents(
+    sources: Iterable[SourceDocument], processor: DocumentProcessor, max_sentences: int | None
+) -> tuple[list[EncodedDocument], SplitSummary]:
+    """What `encode_rows` and `count_rows` make of few documents, in memory: their sections, and the account."""
+    documents = list(sources)
+    names = unique_names([document.id for document in documents])
+    renamed = [replace(document, id=name) for document, name in zip(documents, names, strict=True)]
+    rows = [row for document in renamed for row in section_rows(document, processor, max_sentences)]
+    columns = {name: np.asarray([row[name] for row in rows], dtype=np.int64) for name in COUNTED}
+    set_aside = [SetAside(row["id"], row["set_aside"]) for row in rows if row["set_aside"]]
+    kept = [EncodedDocument(**{name: row[name] for name in _FEATURES}) for row in rows if not row["set_aside"]]
+    num_renamed = sum(document.id != name for document, name in zip(documents, names, strict=True))
+    return kept, summarise(columns, set_aside, len(documents), num_renamed)
 
 
 def add_features(rows: datasets.Dataset, feature_fn: FeatureFunction, cache: Path) -> datasets.Dataset:

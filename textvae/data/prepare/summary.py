@@ -1,10 +1,16 @@
-"""What preparation did, counted: nothing is split, renamed or set aside without standing here."""
+"""What reading did, counted: nothing is split, renamed or set aside without standing here."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
+import numpy as np
+
+from textvae.data.sources.folder import PassedOver, listed
+
 _LISTED = 1000
+_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -22,7 +28,7 @@ class SplitSummary:
     documents_cut: int
     """Documents over the limit of sentences, cut into sections."""
     sections: int
-    """Rows of the prepared split: one for a document that was not cut."""
+    """Rows of the split: one for a document that was not cut."""
     documents_set_aside: int
     set_aside: tuple[SetAside, ...]
     """The first 1,000 of them."""
@@ -32,6 +38,8 @@ class SplitSummary:
     sentences_split: int
     """Sentences over the limit of tokens, cut into pieces."""
     empty_units_removed: int
+    unread_fields: int
+    """Fields that could have been the text, but another was; they are kept with the further fields."""
     tokens: int
     """Predicted tokens, sentence ends included."""
     words: int
@@ -41,19 +49,44 @@ class SplitSummary:
         """The summary in a few lines of text."""
         counts = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "set_aside"}
         text = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items() if value)
-        shown = "".join(f"\n    set aside '{entry.id}': {entry.reason}" for entry in self.set_aside[:10])
-        more = self.documents_set_aside - min(len(self.set_aside), 10)
-        return text + shown + (f"\n    and {more:,} more" if more else "")
+        shown = "".join(f"\n    set aside '{entry.id}': {entry.reason}" for entry in self.set_aside[:_SHOWN])
+        more = self.documents_set_aside - min(len(self.set_aside), _SHOWN)
+        said = text + shown + (f"\n    and {more:,} more" if more else "")
+        if self.unread_fields:
+            said += "\n    unread fields say something else than the text that was read; --text-field chooses"
+        return said
 
 
-def first_set_aside(ids: list[str], reason: str) -> tuple[SetAside, ...]:
-    return tuple(SetAside(name, reason) for name in ids[:_LISTED])
+def summarise(
+    columns: Mapping[str, np.ndarray], set_aside: Sequence[SetAside], documents_read: int, ids_renamed: int
+) -> SplitSummary:
+    """The account of one split. `columns`: the counts of every row by the names of `stages.COUNTED`."""
+    total = {name: int(values.sum()) for name, values in columns.items()}
+    return SplitSummary(
+        documents_read=documents_read,
+        documents_kept=documents_read - len(set_aside),
+        documents_cut=total["cut"],
+        sections=int(np.count_nonzero(columns["num_sentences"])),
+        documents_set_aside=len(set_aside),
+        set_aside=tuple(set_aside[:_LISTED]),
+        ids_renamed=ids_renamed,
+        sentences=total["num_sentences"],
+        sentences_split=total["sentences_split"],
+        empty_units_removed=total["empty_units"],
+        unread_fields=total["unread_fields"],
+        tokens=total["num_tokens"],
+        words=total["num_words"],
+        bytes=total["num_bytes"],
+    )
 
 
 @dataclass(frozen=True)
 class PreparationSummary:
     splits: dict[str, SplitSummary]
+    passed_over: tuple[PassedOver, ...]
+    """Files and splits of the source that are not read."""
     seconds: float
 
     def __str__(self) -> str:
-        return "\n".join(f"  {split}: {summary.listed()}" for split, summary in self.splits.items())
+        lines = [f"  {split}: {summary.listed()}" for split, summary in self.splits.items()]
+        return "\n".join(lines + ([f"  {listed(self.passed_over)}"] if self.passed_over else []))

@@ -5,21 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import datasets
-from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+from datasets.exceptions import DatasetGenerationError
 
 from textvae.data.document import SourceDocument
+from textvae.data.plan import spread
 from textvae.data.sources import python_docs
-from textvae.data.sources.files import SPLITS, FieldNames, file_kind, find_files, parse_record, read_file
+from textvae.data.sources.files import read_file
+from textvae.data.sources.folder import SPLITS, PassedOver, file_kind, find_files
+from textvae.data.sources.hub import from_all_shards, load_hub_splits, parse_rows
+from textvae.data.sources.records import FieldNames
 
-_JSON = ("paragraphs", "units", "extra")
-RAW_FEATURES = datasets.Features({name: datasets.Value("string") for name in ("id", "title", "label", "text", *_JSON)})
+_STRINGS = ("id", "title", "label", "text", "place")
+_JSON = ("paragraphs", "units", "extra", "unread")
+RAW_FEATURES = datasets.Features({name: datasets.Value("string") for name in (*_STRINGS, *_JSON)})
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,32 @@ class CorpusOptions:
     fields: FieldNames = field(default_factory=FieldNames)
     limit: int | None = None
     """Read at most this many documents of each split."""
+    spread: bool = False
+    """With a limit: documents from all over a split, not those at its beginning."""
     num_proc: int = 1
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What a source holds."""
+
+    splits: Mapping[str, Iterable[SourceDocument]]
+    passed_over: tuple[PassedOver, ...] = ()
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """How an evaluation reads a source that is not prepared; hierarchy and longest sentence are its model's."""
+
+    fields: FieldNames = field(default_factory=FieldNames)
+    language: str | None = None
+    """None: the model's."""
+    max_document_sentences: int | None = None
+    """Longer documents are cut into sections `ID#1`, `ID#2`, ...; None leaves them whole."""
+
+    def __post_init__(self) -> None:
+        if self.max_document_sentences is not None and self.max_document_sentences < 1:
+            raise ValueError(f"max_document_sentences is {self.max_document_sentences}; it must be 1 or more")
 
 
 @dataclass(frozen=True)
@@ -45,29 +75,50 @@ class CarveOptions:
 
 def to_row(document: SourceDocument) -> dict[str, str | None]:
     """A document as a raw row; what has no fixed shape is stored as JSON."""
-    row = asdict(document)
-    return row | {name: None if row[name] is None else json.dumps(row[name], default=str) for name in _JSON}
+    values = {name: getattr(document, name) for name in RAW_FEATURES}
+    # Escaped, so that what `str` makes of a foreign value can be stored whatever it holds.
+    return values | {n: None if values[n] is None else json.dumps(values[n], default=str) for n in _JSON}
 
 
 def from_row(row: dict[str, Any]) -> SourceDocument:
     """The document that `to_row` stored."""
-    return SourceDocument(**row | {name: None if row[name] is None else json.loads(row[name]) for name in _JSON})
+    values = row | {name: None if row[name] is None else json.loads(row[name]) for name in _JSON}
+    return SourceDocument(**values | {"unread": tuple(values["unread"])})
 
 
-def read_corpus(options: CorpusOptions) -> dict[str, Iterator[SourceDocument]]:
+def read_corpus(options: CorpusOptions) -> Corpus:
     """The documents of every split of the source, one after the other, in this process.
 
     Raises ValueError naming the source (and file and line, when iterated) for what cannot be found or read.
     """
     source = options.source
     if source == python_docs.NAME:
-        splits: dict[str, Iterable[SourceDocument]] = {"train": python_docs.python_docs(options.num_proc)}
+        corpus = Corpus({"train": python_docs.python_docs(options.num_proc)})
     elif Path(source).exists():
         files = find_files(source)
-        splits = {split: _read_files([str(f) for f in files[split]], source, options.fields) for split in files}
+        splits = {
+            split: _read_files([str(path) for path in paths], source, options.fields)
+            for split, paths in files.splits.items()
+        }
+        corpus = Corpus(splits, files.passed_over)
     else:
-        splits = _read_hub(options)
-    return {split: islice(documents, options.limit) for split, documents in splits.items()}
+        return _read_hub(options)
+    if options.limit is None:
+        return corpus
+    take = evenly if options.spread else islice
+    return replace(corpus, splits={name: take(split, options.limit) for name, split in corpus.splits.items()})
+
+
+def evenly(documents: Iterable[SourceDocument], count: int) -> Iterator[SourceDocument]:
+    """At most `count` of the documents, spread over all of them; twice as many are held while they are read."""
+    kept: list[SourceDocument] = []
+    step = 1
+    for number, document in enumerate(documents):
+        if number % step == 0:
+            kept.append(document)
+        if len(kept) > 2 * count:
+            kept, step = kept[::2], 2 * step
+    yield from (kept[number] for number in spread(count, len(kept)))
 
 
 def _read_files(files: list[str], root: str, fields: FieldNames) -> Iterator[SourceDocument]:
@@ -75,53 +126,44 @@ def _read_files(files: list[str], root: str, fields: FieldNames) -> Iterator[Sou
         yield from read_file(Path(file), Path(root), fields)
 
 
-def _read_hub(options: CorpusOptions) -> dict[str, Iterable[SourceDocument]]:
+def _read_hub(options: CorpusOptions) -> Corpus:
     if file_kind(Path(options.source)) or options.source.startswith((".", "/")):
         raise ValueError(f"source '{options.source}': there is no such file or folder")
-    name, _, configuration = options.source.partition(":")
-    try:
-        found = datasets.load_dataset(name, configuration or None)
-    except (DatasetNotFoundError, OSError) as error:
-        raise ValueError(
-            f"source '{options.source}' is neither '{python_docs.NAME}', nor a file or folder here, nor a data "
-            f"set that the Hugging Face Hub gives ({str(error).strip().splitlines()[0]})"
-        ) from None
-    splits = {split: found[split] for split in SPLITS if split in found}
-    if not splits:
-        raise ValueError(f"Hub data set '{options.source}' has the splits {list(found)}, none of {SPLITS}")
-    return {split: parse_rows(rows, f"{name}/{split}", options.fields) for split, rows in splits.items()}
+    limit = options.limit
+    found, passed_over = load_hub_splits(options.source, stream=limit is not None)
+    splits = {}
+    for split, rows in found.items():
+        chosen = rows
+        if limit is not None:
+            chosen = from_all_shards(rows, limit) if options.spread else rows.take(limit)
+        place = f"{options.source.partition(':')[0]}/{split}"
+        splits[split] = parse_rows(chosen, rows.features, place, options.fields)
+    return Corpus(splits, passed_over)
 
 
-def parse_rows(rows: datasets.Dataset, place: str, fields: FieldNames) -> Iterator[SourceDocument]:
-    """The rows of any data set as documents; class labels by their names."""
-    label = rows.features.get(fields.label)
-    for number, row in enumerate(rows):
-        if isinstance(label, datasets.ClassLabel) and row[fields.label] is not None:
-            row[fields.label] = label.int2str(row[fields.label])
-        yield parse_record(row, f"{place}:{number}", f"{place}, row {number}", fields)
-
-
-def store_corpus(options: CorpusOptions, cache: Path) -> dict[str, datasets.Dataset]:
-    """The corpus as raw Arrow data sets by split, written below `cache`; the splits are those of the source.
+def store_corpus(options: CorpusOptions, cache: Path) -> tuple[dict[str, datasets.Dataset], tuple[PassedOver, ...]]:
+    """The corpus as raw Arrow data sets by split, written below `cache`, and what was passed over.
 
     Raises ValueError as `read_corpus` does, and if a split is without any document.
     """
     source = options.source
     if source != python_docs.NAME and Path(source).exists() and options.limit is None:
-        found = {split: [str(file) for file in files] for split, files in find_files(source).items()}
-        return {
+        found = find_files(source)
+        stored = {
             split: _store(
                 _rows_of_files,
-                {"files": files, "root": source, "fields": options.fields},
+                {"files": [str(path) for path in paths], "root": source, "fields": options.fields},
                 cache / split,
-                min(options.num_proc, len(files)),
+                min(options.num_proc, len(paths)),
             )
-            for split, files in found.items()
+            for split, paths in found.splits.items()
         }
-    return {
-        split: _store(_rows_of_split, {"options": options, "split": split}, cache / split)
-        for split in read_corpus(options)
+        return stored, found.passed_over
+    corpus = read_corpus(options)
+    stored = {
+        split: _store(_rows_of_split, {"options": options, "split": split}, cache / split) for split in corpus.splits
     }
+    return stored, corpus.passed_over
 
 
 def _rows_of_files(files: list[str], root: str, fields: FieldNames) -> Iterator[dict[str, str | None]]:
@@ -129,7 +171,7 @@ def _rows_of_files(files: list[str], root: str, fields: FieldNames) -> Iterator[
 
 
 def _rows_of_split(options: CorpusOptions, split: str) -> Iterator[dict[str, str | None]]:
-    return (to_row(document) for document in read_corpus(options)[split])
+    return (to_row(document) for document in read_corpus(options).splits[split])
 
 
 def _store(
@@ -150,28 +192,34 @@ def _store(
             num_proc=num_proc if num_proc > 1 else None,
         )
     except DatasetGenerationError as error:
-        if isinstance(error.__cause__, ValueError):
+        if isinstance(error.__cause__, ValueError | OSError):
             raise error.__cause__ from None
         raise
 
 
 def with_unique_ids(rows: datasets.Dataset) -> tuple[datasets.Dataset, int]:
-    """The rows, with "~2", "~3", ... after an id that came before, and how many ids were changed so."""
+    """The rows with `unique_names` for ids, and how many ids were changed so."""
     ids = rows.data.column("id").to_pylist()
-    taken = set(ids)
-    if len(taken) == len(ids):
-        return rows, 0
+    unique = unique_names(ids)
+    renamed = sum(old != new for old, new in zip(ids, unique, strict=True))
+    return (rows.remove_columns("id").add_column("id", unique) if renamed else rows), renamed
+
+
+def unique_names(names: list[str]) -> list[str]:
+    """The names, with "~2", "~3", ... after one that came before."""
+    taken = set(names)
+    if len(taken) == len(names):
+        return names
     seen: Counter[str] = Counter()
     unique = []
-    for name in ids:
+    for name in names:
         seen[name] += 1
         new = name
         while seen[name] > 1 and (new := f"{name}~{seen[name]}") in taken:
             seen[name] += 1
         taken.add(new)
         unique.append(new)
-    renamed = sum(old != new for old, new in zip(ids, unique, strict=True))
-    return rows.remove_columns("id").add_column("id", unique), renamed
+    return unique
 
 
 def carve_splits(splits: dict[str, datasets.Dataset], options: CarveOptions) -> dict[str, datasets.Dataset]:

@@ -1,13 +1,17 @@
-"""Reading corpora: files of several kinds -> `SourceDocument`s, with errors that name file and line."""
+"""Reading a file of any kind -> `SourceDocument`s, with errors that name file and line."""
 
 from __future__ import annotations
 
 import bz2
+import codecs
 import gzip
+import io
 import json
 import lzma
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -15,161 +19,156 @@ import pyarrow
 import pyarrow.parquet
 
 from textvae.data.document import SourceDocument
+from textvae.data.sources.folder import file_kind
+from textvae.data.sources.records import FieldNames, parse_record
 
-SPLITS = ("train", "validation", "test")
 _OPENERS: dict[str, Callable[..., Any]] = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
-_JSON_LINES = (".jsonl", ".json")
+_MARK = "\ufeff"
+# The longer first: UTF-32's mark begins with that of UTF-16.
+_MARKED_ENCODINGS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 
 
-@dataclass(frozen=True)
-class FieldNames:
-    """Where a record keeps what; `paragraphs` and `units` go by those names."""
+def read_document(file: str | Path, fields: FieldNames | None = None) -> SourceDocument:
+    """The one document of a file of any kind that `read_file` knows; of another kind, it is taken for text.
 
-    text: str = "text"
-    id: str = "id"
-    title: str = "title"
-    label: str = "label"
-
-
-def find_files(source: str | Path) -> dict[str, list[Path]]:
-    """The corpus files at `source` by split, in order of their names; all of them are `train` if none names
-    one.
-
-    A split is named by a subfolder (`test/a.txt`) or, other than for text files, which are documents, by the
-    file (`test.jsonl`, `test-00001.parquet`). Raises ValueError if there are no files that can be read, or if
-    some name a split and some do not.
+    Raises ValueError naming the file if it holds several, none, or no text; else as `read_file`.
     """
-    source = Path(source)
-    if source.is_file():
-        if file_kind(source) is None:
-            raise ValueError(f"'{source}' is of no known kind: .txt, .jsonl, .json (also .xz, .gz, .bz2) or .parquet")
-        return {"train": [source]}
-    files = sorted(path for path in source.rglob("*") if path.is_file() and file_kind(path) is not None)
-    if not files:
-        raise ValueError(f"'{source}' holds no .txt, .jsonl, .json (also .xz, .gz, .bz2) or .parquet file")
-    by_split: dict[str | None, list[Path]] = {}
-    for path in files:
-        by_split.setdefault(_split_of(path.relative_to(source)), []).append(path)
-    unnamed = by_split.pop(None, [])
-    if unnamed and by_split:
-        raise ValueError(
-            f"'{source}' mixes files that name a split ({', '.join(map(str, by_split))}) with others, such "
-            f"as '{unnamed[0].name}': move those away, or put every file into train/, validation/ or test/"
-        )
-    return {"train": unnamed} if unnamed else {split: by_split[split] for split in SPLITS if split in by_split}
-
-
-def file_kind(path: Path) -> str | None:
-    suffixes = [suffix for suffix in path.suffixes[-2:] if suffix not in _OPENERS]
-    last = suffixes[-1] if suffixes else ""
-    if last in _JSON_LINES:
-        return "json"
-    return {".txt": "text", ".parquet": "parquet"}.get(last) if last == path.suffix else None
-
-
-def _split_of(relative: Path) -> str | None:
-    if len(relative.parts) == 1 and relative.suffix == ".txt":
-        return None
-    first = relative.parts[0]
-    for split in SPLITS:
-        if first.startswith(split) and not first[len(split) : len(split) + 1].isalpha():
-            return split
-    return None
+    path = Path(file)
+    found = list(islice(read_file(path, path, fields or FieldNames()), 2))
+    if len(found) > 1:
+        raise ValueError(f"'{path}' holds several documents; give a file with one")
+    if not found or not found[0].has_text:
+        raise ValueError(f"'{path}' holds no text")
+    return found[0]
 
 
 def read_file(path: Path, root: Path, fields: FieldNames) -> Iterator[SourceDocument]:
-    """The documents of one file below `root`. One without an id gets its place: `name:line`, or a text's
-    path.
+    """The documents of one file below `root`. One without an id gets its place: `name:line`, or a text's path.
 
-    Raises ValueError naming the file and the line (or byte) for what cannot be read.
+    Text is UTF-8, or UTF-16 or UTF-32 with a byte order mark. Raises ValueError naming the file and the line (or
+    byte) for what cannot be read.
     """
-    name = path.relative_to(root).with_suffix("").as_posix() if path != root else path.stem
+    name = _base_name(path.relative_to(root) if path != root else Path(path.name))
     kind = file_kind(path)
-    if kind == "text":
-        yield SourceDocument(id=name, text=_decode(path.read_bytes(), str(path)).removeprefix("\ufeff"))
-    elif kind == "json":
-        yield from _read_json_lines(path, name.split(".")[0], fields)
-    else:
-        yield from _read_parquet(path, name, fields)
+    with _damage_named(path):
+        if kind == "json":
+            yield from _read_json(path, name, fields)
+        elif kind == "parquet":
+            yield from _read_parquet(path, name, fields)
+        else:
+            with _open(path) as file:
+                text = _decode(file.read(), str(path))
+            yield SourceDocument(id=name, text=text, place=str(path))
 
 
-def _read_json_lines(path: Path, name: str, fields: FieldNames) -> Iterator[SourceDocument]:
-    """Lines without any character are passed over."""
-    opener = _OPENERS.get(path.suffix, open)
+def _base_name(relative: Path) -> str:
+    """The path without the suffixes that say how to read it."""
+    if relative.suffix.lower() in _OPENERS:
+        relative = relative.with_suffix("")
+    return relative.with_suffix("").as_posix()
+
+
+def _open(path: Path) -> Any:
+    return _OPENERS.get(path.suffix.lower(), open)(path, "rb")
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
     try:
-        with opener(path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    place = f"{path}, line {number}"
-                    yield parse_record(_parse_json(line, place), f"{name}:{number}", place, fields)
-    except (lzma.LZMAError, EOFError, gzip.BadGzipFile) as error:
+        yield
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"{path} is not a valid Parquet file: {error}") from None
+    except (lzma.LZMAError, EOFError, zlib.error, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the file could not be opened or read at all, and is named
         raise ValueError(f"{path} is damaged or not what its ending says: {error}") from None
 
 
-def _parse_json(line: bytes, place: str) -> dict[str, Any]:
-    text = _decode(line, place)
+def _read_json(path: Path, name: str, fields: FieldNames) -> Iterator[SourceDocument]:
+    """Objects, one a line; a `.json` file may also hold one value over many lines: an object or a list of them."""
+    lines = ((number, line) for number, line in _text_lines(path) if line.strip())
+    first = next(lines, None)
+    if first is None:
+        return
+    if _base_suffix(path) == ".json" and not _is_object(first[1]):
+        records = enumerate(_whole_json(path, [first[1], *(line for _, line in lines)]), 1)
+        found = ((number, f"{path}, item {number}", record) for number, record in records)
+    else:
+        places = ((number, f"{path}, line {number}", line) for number, line in chain([first], lines))
+        found = ((number, place, _parse_json(line, place)) for number, place, line in places)
+    for number, place, record in found:
+        if not isinstance(record, dict):
+            raise ValueError(f"{place}: a JSON {type(record).__name__}, but each must be one JSON object")
+        yield parse_record(record, f"{name}:{number}", place, fields)
+
+
+def _base_suffix(path: Path) -> str:
+    return (path.with_suffix("") if path.suffix.lower() in _OPENERS else path).suffix.lower()
+
+
+def _is_object(line: str) -> bool:
     try:
-        record = json.loads(text)
-    except json.JSONDecodeError as error:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _whole_json(path: Path, lines: list[str]) -> list[Any]:
+    try:
+        value = json.loads("".join(lines))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: neither a JSON object a line, nor one JSON value ({error})") from None
+    return value if isinstance(value, list) else [value]
+
+
+def _parse_json(line: str, place: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:  # numbers of too many digits, lists nested too deep
         raise ValueError(f"{place}: not valid JSON ({error}); each line must hold one JSON object") from None
-    if not isinstance(record, dict):
-        raise ValueError(f"{place}: a JSON {type(record).__name__}, but each line must hold one JSON object")
-    return record
+
+
+def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    with _open(path) as file:
+        encoding = _marked_encoding(file.read(4))
+        file.seek(0)
+        if encoding is None:
+            for number, line in enumerate(file, 1):
+                yield number, _decode(line, f"{path}, line {number}").lstrip(_MARK)
+        else:
+            # Nor are these lines split where JSON's strings may hold what Python takes for a line break.
+            text = _decode(file.read(), str(path))
+            yield from enumerate(io.StringIO(text, newline="\n"), 1)
+
+
+def _marked_encoding(content: bytes) -> str | None:
+    return next((encoding for mark, encoding in _MARKED_ENCODINGS if content.startswith(mark)), None)
 
 
 def _decode(content: bytes, place: str) -> str:
+    encoding = _marked_encoding(content)
     try:
-        return content.decode("utf-8")
+        return content.decode(encoding or "utf-8").removeprefix(_MARK)
     except UnicodeDecodeError as error:
+        said = f"{place}: not valid {(encoding or 'utf-8').upper()} at byte {error.start}"
         raise ValueError(
-            f"{place}: not valid UTF-8 at byte {error.start} (0x{content[error.start]:02x}); convert the "
-            "file, for instance with `iconv -f latin1 -t utf-8`, or remove it"
+            f"{said} (0x{content[error.start]:02x}); convert the file, for instance with "
+            "`iconv -f latin1 -t utf-8`, or remove it"
         ) from None
 
 
 def _read_parquet(path: Path, name: str, fields: FieldNames) -> Iterator[SourceDocument]:
-    try:
-        row = 0
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=256):
-            for record in batch.to_pylist():
-                yield parse_record(record, f"{name}:{row}", f"{path}, row {row}", fields)
-                row += 1
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{path} is not a valid Parquet file: {error}") from None
-
-
-def parse_record(record: Mapping[str, Any], default_id: str, place: str, fields: FieldNames) -> SourceDocument:
-    """A record with `units`, `paragraphs` or the text field (the first of them that is there) as a document.
-
-    An `_id` (BEIR) stands in for a missing id. Raises ValueError naming `place` if no text is there or its
-    type is wrong.
-    """
-    rest = {key: value for key, value in record.items() if value is not None}
-    given_id = rest.pop(fields.id, None)
-    if given_id is None:
-        given_id = rest.pop("_id", default_id)
-    title, label = rest.pop(fields.title, None), rest.pop(fields.label, None)
-    content: dict[str, Any] = {}
-    for target, key, kind in (
-        ("units", "units", list),
-        ("paragraphs", "paragraphs", list),
-        ("text", fields.text, str),
-    ):
-        value = rest.pop(key, None)
-        if value is None or content:
-            continue
-        if not isinstance(value, kind):
-            raise ValueError(f"{place}: field '{key}' is of type {type(value).__name__}, not {kind.__name__}")
-        content[target] = value
-    if not content:
-        raise ValueError(
-            f"{place}: no field '{fields.text}', 'paragraphs' or 'units' among {sorted(record)}; name the "
-            "field that holds the text (--text-field)"
-        )
-    return SourceDocument(
-        id=str(given_id),
-        title=None if title is None else str(title),
-        label=None if label is None else str(label),
-        extra=rest,
-        **content,
-    )
+    row = 0
+    for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=256):
+        try:
+            records = batch.to_pylist()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}, rows {row} to {row + len(batch) - 1}: not valid UTF-8 ({error})") from None
+        for record in records:
+            yield parse_record(record, f"{name}:{row}", f"{path}, row {row}", fields)
+            row += 1

@@ -82,6 +82,12 @@ class DocumentProcessor:
             raise ValueError(f"max_sentence_tokens is {self.encoder_limit}; it must be {_SHORTEST_LIMIT} or more")
         self._build_tree = TreeBuilder(self.hierarchy, language)
 
+    def with_language(self, language: str) -> DocumentProcessor:
+        """The same tokenizers and limits for texts in another language."""
+        return DocumentProcessor(
+            self.hierarchy, self.encoder_tokenizer, self.decoder_tokenizer, self.max_sentence_tokens, language
+        )
+
     def __call__(self, document: SourceDocument) -> EncodedDocument:
         """The whole document. Raises ValueError if its nesting does not fit the hierarchy, if it has no
         sentence, or if a hierarchy of one level has no room for its over-long sentence."""

@@ -12,8 +12,8 @@ import unicodedata
 
 import sentencex
 
-# Control characters that are not whitespace, and lone surrogates, which UTF-8 cannot hold.
-_UNWRITABLE = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ud800-\udfff]")
+from textvae.data.text.clean import clean
+
 _LINE_BREAK = re.compile(r"\r\n?|\u2028")
 _BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n)+|\u2029")
 # sentencex is quadratic in the length of a text in a script of several bytes a character.
@@ -22,8 +22,8 @@ _ZERO_WIDTH_JOINER = "\u200d"
 
 
 def normalise(text: str) -> str:
-    """Unicode NFC; whitespace runs as one space, none at the ends; no control characters, lone surrogates."""
-    return " ".join(unicodedata.normalize("NFC", _UNWRITABLE.sub("", text)).split())
+    """Clean, in Unicode NFC; whitespace runs as one space, none at the ends."""
+    return " ".join(unicodedata.normalize("NFC", clean(text)).split())
 
 
 def split_paragraphs(text: str) -> list[str]:

@@ -44,7 +44,7 @@ class TreeBuilder:
                 tree = self._from_paragraphs(split_paragraphs(document.text or ""), depth)
         except ValueError as error:
             levels = " > ".join(self.hierarchy)
-            raise ValueError(f"document '{document.id}' does not fit the hierarchy {levels}: {error}") from None
+            raise ValueError(f"{document.described} does not fit the hierarchy {levels}: {error}") from None
         return _prune(tree)
 
     def _from_paragraphs(self, paragraphs: list[Any], depth: int) -> Tree:

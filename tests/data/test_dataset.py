@@ -1,0 +1,113 @@
+"""Opening data for evaluation: the same counts as `prepare` for the same source, and fingerprints that tell
+data apart."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import STORY
+
+from textvae.data.dataset import load_prepared, open_documents
+from textvae.data.fingerprint import data_fingerprint
+from textvae.data.prepare.pipeline import PrepareOptions, prepare
+from textvae.data.sources.corpus import SourceOptions
+from textvae.data.sources.records import FieldNames
+
+PARAGRAPHS = [" ".join(part.split()) for part in STORY.split("\n\n")]
+
+
+def write_jsonl(path: Path, records: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+def test_a_source_is_counted_as_prepare_counts_it(
+    tmp_path: Path, encoder_folder: str, decoder_folder: str, make_processor
+) -> None:
+    records = [
+        {"key": "plain", "body": "The wind rose."},
+        {"key": "blank", "body": " \n "},
+        {"key": "long", "body": "boat " * 100},
+        {"key": "plain", "body": "Again."},
+        {"key": "cut", "body": STORY},
+    ]
+    source = str(write_jsonl(tmp_path / "a.jsonl", records))
+    fields = FieldNames(text="body", id="key")
+    prepared = prepare(
+        PrepareOptions(
+            source,
+            str(tmp_path / "out"),
+            encoder=encoder_folder,
+            decoder=decoder_folder,
+            max_sentence_tokens=48,
+            max_document_sentences=6,
+            validation_fraction=0,
+            test_fraction=0,
+            fields=fields,
+        )
+    )
+    opened = open_documents(source, make_processor(), "train", options=SourceOptions(fields, max_document_sentences=6))
+    assert opened.account == prepared.splits["train"]
+    assert opened.ids == load_prepared(tmp_path / "out", "train").documents.ids
+    assert (opened.num_sources, opened.account.documents_set_aside) == (4, 1)
+    assert "set aside 'blank': it holds no sentence" in str(opened)
+    assert f"{len(opened)} sections of 4 documents" in str(opened)
+
+
+def test_what_is_passed_over_is_said(tmp_path: Path, make_processor) -> None:
+    (tmp_path / "a.txt").write_text(STORY, encoding="utf-8")
+    (tmp_path / "slides.odp").touch()
+    opened = open_documents(str(tmp_path), make_processor())
+    assert "passed over 1 of no known kind ('slides.odp')" in str(opened.select([0]))
+
+
+def test_a_limit_takes_documents_from_all_over_a_source(tmp_path: Path, make_processor) -> None:
+    records = [{"id": f"d{n}", "text": "One."} for n in range(9)]
+    opened = open_documents(str(write_jsonl(tmp_path / "a.jsonl", records)), make_processor(), limit=3)
+    assert opened.ids == ["d0", "d4", "d8"]
+
+
+def test_a_limit_counts_sections_spread_over_the_documents(tmp_path: Path, make_processor) -> None:
+    records = [{"id": f"d{n}", "text": STORY} for n in range(4)]
+    source = str(write_jsonl(tmp_path / "a.jsonl", records))
+    options = SourceOptions(max_document_sentences=4)
+    whole = open_documents(source, make_processor(), options=options)
+    few = open_documents(source, make_processor(), limit=4, options=options)
+    assert len(whole) > 2 * len(few)
+    assert len(few) == few.num_sources == 4
+
+
+@pytest.mark.parametrize(("limit", "cut"), [(0, None), (-1, None), (None, 0)])
+def test_impossible_numbers_are_refused(tmp_path: Path, make_processor, limit: int | None, cut: int | None) -> None:
+    source = str(write_jsonl(tmp_path / "a.jsonl", [{"text": "One."}]))
+    with pytest.raises(ValueError, match="must be 1 or more"):
+        open_documents(source, make_processor(), limit=limit, options=SourceOptions(max_document_sentences=cut))
+
+
+def test_another_language_is_segmented_by_its_own_rules(tmp_path: Path, make_processor) -> None:
+    source = str(write_jsonl(tmp_path / "a.jsonl", [{"paragraphs": [["今天很好。", "我们去。"]]}]))
+    english, chinese = (
+        open_documents(source, make_processor(), options=SourceOptions(language=language)).read(0)
+        for language in (None, "zh")
+    )
+    assert (english.text(), chinese.text()) == ("今天很好。 我们去。", "今天很好。我们去。")
+
+
+def test_a_source_without_any_text_says_what_was_set_aside(tmp_path: Path, make_processor) -> None:
+    source = str(write_jsonl(tmp_path / "a.jsonl", [{"id": "d", "text": " "}]))
+    with pytest.raises(ValueError, match=r"(?s)holds no document with text.*set aside 'd'"):
+        open_documents(source, make_processor())
+
+
+def test_fingerprints_tell_data_apart(prepared: Path, make_processor) -> None:
+    train, again, test = (load_prepared(prepared, split) for split in ("train", "train", "test"))
+    assert train.fingerprint == again.fingerprint != test.fingerprint
+    assert (train.fingerprint.rows, train.fingerprint.tokens) == (len(train), train.token_counts.sum())
+    ids = train.documents.ids
+    other_ids = data_fingerprint([*ids[:-1], ids[-1] + "x"], train.token_counts)
+    moved = data_fingerprint(["ab", "c"], train.token_counts[:2]), data_fingerprint(["a", "bc"], train.token_counts[:2])
+    assert replace(other_ids, sha256="") == replace(train.fingerprint, sha256="")
+    assert other_ids != train.fingerprint
+    assert moved[0] != moved[1]

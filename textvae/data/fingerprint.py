@@ -1,0 +1,29 @@
+"""What data and cached features were made of, so that a stranger's are not taken for one's own."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class DataFingerprint:
+    """Tells one prepared split from another, in values that JSON holds."""
+
+    rows: int
+    tokens: int
+    """Predicted tokens, sentence ends included."""
+    sha256: str
+    """Of the ids and token counts of all rows, in their order."""
+
+
+def data_fingerprint(ids: Iterable[str], token_counts: np.ndarray) -> DataFingerprint:
+    """`token_counts`: [documents] predicted tokens of each."""
+    digest = hashlib.sha256(np.ascontiguousarray(token_counts, dtype="<i8").tobytes())
+    for name in ids:
+        encoded = name.encode()
+        digest.update(len(encoded).to_bytes(8, "little") + encoded)
+    return DataFingerprint(len(token_counts), int(token_counts.sum()), digest.hexdigest())
