@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from textvae.config import load_config
+from textvae.config_file import load_config
 from textvae.training.loop import train
 
 

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from textvae.config import Config, LevelConfig, ModelConfig, RatePolicy, load_config, parse, to_dict
+from textvae.config import Config, LevelConfig, ModelConfig, RatePolicy, parse, to_dict
+from textvae.config_file import load_config
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 

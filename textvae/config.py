@@ -1,17 +1,14 @@
-"""Every knob of textvae: frozen dataclasses, read from YAML and `section.key=value` overrides.
+"""Every knob of textvae: frozen dataclasses; `config_file` reads them from YAML and `section.key=value` overrides.
 
-Defaults, then the YAML file, then the overrides. Unknown keys and values of the wrong type raise a
-`ValueError` that names the key and where it came from. This module imports nothing of the package.
+Unknown keys and values of the wrong type raise a `ValueError` that names the key and where it came from. This module
+imports nothing of the package.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, field
-from pathlib import Path
+from dataclasses import field
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
@@ -264,62 +261,6 @@ def parse(kind: type[T], values: Any, origin: str) -> T:
             kind_of_problem = "unknown key" if problem["type"] == "unexpected_keyword_argument" else problem["msg"]
             lines.append(f"  {key}: {kind_of_problem} (got {problem['input']!r})")
         raise ValueError(f"bad configuration in {origin}:\n" + "\n".join(lines)) from None
-
-
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The YAML file at `path` on top of the defaults, `overrides` (`section.key=value`) on top of it.
-
-    An entry of `model.levels` is addressed by its name: `model.levels.document.latent_size=16`.
-    Raises ValueError for an unreadable file, an unknown key or a value of the wrong type.
-    """
-    path = Path(path)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except FileNotFoundError:
-        raise ValueError(f"configuration file {path} does not exist") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"configuration file {path} is not valid YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"configuration file {path} must hold a mapping of sections, got {type(values).__name__}")
-    if overrides:
-        parse(Config, values, str(path))
-        for override in overrides:
-            _apply(values, override)
-    origin = f"{path} {' '.join(overrides)}".strip()
-    if parse(Config, values, origin).objective.levels:
-        values["objective"]["levels"] = _policies(**values["objective"])
-    config = parse(Config, values, origin)
-    if not config.train.output:
-        values.setdefault("train", {})["output"] = str(Path("runs") / path.stem)
-        config = parse(Config, values, str(path))
-    return config
-
-
-def _apply(values: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise ValueError(f"override '{override}' is not of the form section.key=value")
-    *parents, last = key.split(".")
-    node: Any = values
-    for depth, part in enumerate(parents):
-        if isinstance(node, list):
-            node = next((entry for entry in node if entry.get("name") == part), None)
-        else:
-            node = node.setdefault(part, _default_levels() if parents[: depth + 1] == ["model", "levels"] else {})
-        if not isinstance(node, dict | list):
-            raise ValueError(f"override '{override}': there is no '{'.'.join(parents[: depth + 1])}'")
-    if isinstance(node, list):
-        raise ValueError(f"override '{override}': name an entry's key, as in model.levels.NAME.latent_size")
-    node[last] = yaml.safe_load(text)
-
-
-def _policies(levels: dict[str, Any], default: dict[str, Any] | None = None, **_: Any) -> dict[str, Any]:
-    """Every level's policy with what it does not state taken from `default`."""
-    return {name: {**(default or {}), **policy} for name, policy in levels.items()}
-
-
-def _default_levels() -> list[dict[str, Any]]:
-    return [asdict(level) for level in ModelConfig().levels]
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from training_runs import (
 )
 
 from textvae.build import build_model
-from textvae.config import RatePolicy, TrainConfig, load_config, to_dict
+from textvae.config import RatePolicy, TrainConfig, to_dict
+from textvae.config_file import load_config
 from textvae.data.dataset import load_prepared
 from textvae.runs import load_run
 from textvae.training.loop import VALIDATION_NOISE, Progress, gradient_ratios, parameter_groups, train, validate
