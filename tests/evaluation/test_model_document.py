@@ -54,7 +54,7 @@ def test_survivors_take_their_whole_history_along(context: int) -> None:
         state, increment = document.advance(state, leaf)
         weights = weights + increment.log_likelihood + sum(draw.log_ratio for draw in increment.draws.values())
         for order in increment.draws:
-            for history, z in zip(drawn, state.levels[order].z, strict=True):
+            for history, z in zip(drawn, state.z[tiny.DOCUMENT[order]], strict=True):
                 history[tiny.DOCUMENT[order]].append(z)
         survivors = torch.randint(4, (4,), generator=random)
         state, weights = document.select(state, survivors), weights[survivors]

@@ -3,25 +3,26 @@ from collections import Counter
 import pytest
 import tiny
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from textvae.data.batch import DocumentBatch
+from textvae.data.batch import DocumentBatch, UnitLevel
 from textvae.data.collate import collate
-from textvae.model.hierarchy import EventPlan, structure_events
+from textvae.model.structure import StopHeads, child_counts, parents, stop_labels
 from textvae.model.vae import DocumentVAE
 
 
-def scored_events(batch: DocumentBatch, plan: EventPlan) -> Counter[tuple[int, int, bool]]:
-    """(level number, unit, whether it ends its parent) of every event that some part of the model scores."""
+def scored_ends(batch: DocumentBatch, heads: StopHeads) -> Counter[tuple[int, int, bool]]:
+    """(depth, unit, whether it ends its parent) of every end that some part of the model scores."""
     lowest = len(batch.levels) - 1
     found: Counter[tuple[int, int, bool]] = Counter()
-    for host, told in [*plan.hosts.items(), (lowest, plan.decoder)]:
-        events = structure_events(batch, host, told)
-        for column, number in enumerate(told):
-            units = batch.ancestor(host, number)
-            for unit, event in zip(units.tolist(), events[:, column].tolist(), strict=True):
-                if event:
-                    found[number, unit, event > 0] += 1
+    for depth, predicted in [*heads.by_level.items(), (lowest, heads.decoder)]:
+        labels = stop_labels(batch, depth, predicted)
+        for column, above in enumerate(predicted):
+            units = batch.ancestor(depth, above)
+            for unit, label in zip(units.tolist(), labels[:, column].tolist(), strict=True):
+                if label:
+                    found[above, unit, label > 0] += 1
     return found
 
 
@@ -35,25 +36,126 @@ def scored_events(batch: DocumentBatch, plan: EventPlan) -> Counter[tuple[int, i
     ids=str,
 )
 def test_every_end_is_scored_exactly_once_in_every_model(hierarchy: tuple[str, ...], levels: tuple[str, ...]) -> None:
-    """Also the last of a parent's parents: all models score the same events, so their likelihoods compare."""
+    """Also the last of a parent's parents: all models score the same ends, so their likelihoods compare."""
     batch = collate(tiny.documents(hierarchy), tiny.model((), hierarchy).layout)
     expected = {
-        (number, unit, bool(last)): 1
-        for number, level in enumerate(batch.levels)
+        (depth, unit, bool(last)): 1
+        for depth, level in enumerate(batch.levels)
         for unit, last in enumerate(level.last.tolist())
-        if number
+        if depth
     }
-    assert scored_events(batch, EventPlan.of(hierarchy, levels)) == expected
+    assert scored_ends(batch, StopHeads.of(hierarchy, levels)) == expected
 
 
-def test_an_end_is_told_when_its_unit_is_complete() -> None:
-    """A level without latent is told at the last unit of its host, never before: a sampler must know it."""
+def test_an_end_is_predicted_when_its_unit_is_complete() -> None:
+    """That of a level without latent at its last unit, never before: a sampler must know it."""
     batch = collate(tiny.documents(), tiny.model(("sentence",)).layout)
-    events = structure_events(batch, 2, EventPlan.of(tiny.DOCUMENT, ["sentence"]).hosts[2])
+    labels = stop_labels(batch, 2, StopHeads.of(tiny.DOCUMENT, ["sentence"]).by_level[2])
     sentence, paragraph = batch.levels[2], batch.levels[1]
-    assert torch.equal(events[:, 0] > 0, sentence.last)
-    assert torch.equal(events[:, 1] != 0, sentence.last)
-    assert torch.equal(events[:, 1] > 0, sentence.last & paragraph.last[sentence.parent])
+    assert torch.equal(labels[:, 0] > 0, sentence.last)
+    assert torch.equal(labels[:, 1] != 0, sentence.last)
+    assert torch.equal(labels[:, 1] > 0, sentence.last & paragraph.last[sentence.parent])
+
+
+def test_flags_and_numbers_of_children_say_the_same() -> None:
+    batch = collate(tiny.documents(tiny.FOUR), tiny.model((), tiny.FOUR).layout)
+    for depth in range(1, 4):
+        counts = child_counts(batch.levels[depth].last)
+        stored = [count for document in tiny.documents(tiny.FOUR) for count in document.structure[depth - 1]]
+        assert counts.tolist() == stored
+        assert torch.equal(parents(counts), batch.levels[depth].parent)
+
+
+def side_by_side(units: UnitLevel, num_documents: int) -> Tensor:
+    """[B, longest] unit of every document in reading order; a document that has ended stays at its last unit."""
+    longest = int(units.index.max()) + 1
+    return torch.stack(
+        [
+            torch.cat([rows, rows[-1:].expand(longest - len(rows))])
+            for rows in ((units.document == document).nonzero().flatten() for document in range(num_documents))
+        ]
+    )
+
+
+@pytest.mark.parametrize("prior", ["autoregressive", "independent"])
+@pytest.mark.parametrize(("hierarchy", "levels"), [case for case in tiny.depths() if case[1]], ids=str)
+def test_a_state_stepped_over_a_batch_is_the_parallel_pass(
+    hierarchy: tuple[str, ...], levels: tuple[str, ...], prior: str
+) -> None:
+    """Level after level, documents of different sizes side by side: priors, stop logits and who is done."""
+    vae = tiny.model(levels, hierarchy, level_options={"prior": prior})
+    batch = collate(tiny.documents(hierarchy), vae.layout)
+    z = {
+        name: torch.randn(len(batch.levels[hierarchy.index(name)]), level.latent_size)
+        for name, level in vae.hierarchy.stack.items()
+    }
+    with torch.no_grad():
+        passed = vae.hierarchy(None, batch, tiny.NOISE, z)
+        state = vae.hierarchy.start(len(batch), vae.device)
+        for name, level in passed.levels.items():
+            units = batch.levels[hierarchy.index(name)]
+            for index, rows in enumerate(side_by_side(units, len(batch)).unbind(dim=1)):
+                here = units.index[rows] == index
+                assert torch.equal(state.is_open(name), here)
+                stepped = state.prior(name)
+                same(stepped.mean[here], level.prior.mean[rows][here])
+                same(stepped.log_variance[here], level.prior.log_variance[rows][here])
+                same(state.stop_logits(name, z[name][rows])[here], level.structure.logits[rows][here])
+                state.commit(name, z[name][rows], level.structure.labels[rows])
+            assert not state.is_open(name).any()
+
+
+@pytest.mark.parametrize(("hierarchy", "levels"), [case for case in tiny.depths() if case[1]], ids=str)
+def test_a_state_read_in_order_by_chosen_copies_is_the_parallel_pass(
+    hierarchy: tuple[str, ...], levels: tuple[str, ...]
+) -> None:
+    """All levels together, as particles go: whoever survives, history and ancestors come along."""
+    vae = tiny.model(levels, hierarchy)
+    batch = collate(tiny.documents(hierarchy)[2:3], vae.layout)
+    lowest = len(hierarchy) - 1
+    z = {name: torch.randn(4, len(batch.levels[hierarchy.index(name)]), 3) for name in levels}
+    state = vae.hierarchy.start(4, vae.device)
+    history = torch.arange(4)
+    with torch.no_grad():
+        z = {name: F.pad(values, (0, vae.hierarchy.stack[name].latent_size - 3)) for name, values in z.items()}
+        passed = [
+            vae.hierarchy(None, batch, tiny.NOISE, {name: values[copy] for name, values in z.items()}).levels
+            for copy in range(4)
+        ]
+        for sentence in range(len(batch.levels[lowest])):
+            for name in levels:
+                unit = batch.ancestor(lowest, hierarchy.index(name))
+                if sentence and unit[sentence] == unit[sentence - 1]:
+                    continue
+                here = int(unit[sentence])
+                expected = torch.stack([passed[copy][name].prior.mean[here] for copy in history.tolist()])
+                same(state.prior(name).mean, expected)
+                logits = state.stop_logits(name, z[name][history, here])
+                same(logits, torch.stack([passed[copy][name].structure.logits[here] for copy in history.tolist()]))
+                state.commit(name, z[name][history, here], passed[0][name].structure.labels[here].expand(4, -1))
+            chosen = torch.tensor([[0, 1, 2, 3], [3, 0, 2, 1], [1, 1, 0, 2]][sentence % 3])
+            state, history = state.select(chosen), history[chosen]
+    assert not any(state.is_open(name).any() for name in levels)
+
+
+def test_levels_may_be_walked_in_any_order_that_has_ancestors_first() -> None:
+    """Two paragraphs, the first one's sentences, the third paragraph, the other sentences."""
+    vae = tiny.model()
+    batch = collate(tiny.documents()[2:3], vae.layout)
+    order = ["document", *["paragraph"] * 2, *["sentence"] * 2, "paragraph", *["sentence"] * 6]
+    state, next_unit = vae.hierarchy.start(1, vae.device), Counter[str]()
+    with torch.no_grad():
+        passed = vae.hierarchy(None, batch, tiny.NOISE, dict.fromkeys(tiny.DOCUMENT, "prior")).levels
+        for name in order:
+            unit = slice(next_unit[name], next_unit[name] + 1)
+            same(state.prior(name).mean, passed[name].prior.mean[unit])
+            state.commit(name, passed[name].z[unit], passed[name].structure.labels[unit])
+            next_unit[name] += 1
+    assert not state.is_open("sentence").any()
+
+
+def same(ours: Tensor, theirs: Tensor) -> None:
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
 @pytest.fixture(scope="module", params=[tiny.DOCUMENT, tiny.FOUR], ids=["three levels", "four levels"])

@@ -19,14 +19,14 @@ def level(
     window: int = 64,
     has_parent: bool = True,
     is_root: bool = False,
-    num_events: int = 2,
+    num_stops: int = 2,
     **options: bool,
 ) -> Level:
     torch.manual_seed(0)
     built = Level(
         LevelConfig("paragraph", LATENT, prior, **options),
         UnitConfig(WIDTH, 2, 2, window),
-        num_events=num_events,
+        num_stops=num_stops,
         is_root=is_root,
         has_parent=has_parent,
         has_child=True,
@@ -67,7 +67,7 @@ def test_units_one_by_one_are_scored_as_in_parallel(
             hidden, prior_here = unit.next_prior(state, above[row])
             torch.testing.assert_close(prior_here.mean, passed.prior.mean[row], atol=1e-5, rtol=1e-4)
             torch.testing.assert_close(prior_here.log_variance, passed.prior.log_variance[row], atol=1e-5, rtol=1e-4)
-            logits = unit.structure_logits(hidden, z[row])
+            logits = unit.stop_logits(hidden, z[row])
             torch.testing.assert_close(logits, passed.structure.logits[row], atol=1e-5, rtol=1e-4)
             unit.commit(state, z[row], told[row])
 
@@ -146,7 +146,7 @@ def test_latents_come_from_where_they_are_asked_from(units: UnitLevel) -> None:
 def test_the_posterior_starts_with_the_configured_deviation(std: float) -> None:
     torch.manual_seed(0)
     config = LevelConfig("document", LATENT, initial_posterior_std=std)
-    fresh = Level(config, UnitConfig(WIDTH, 1, 2), num_events=0, is_root=True, has_parent=False, has_child=False)
+    fresh = Level(config, UnitConfig(WIDTH, 1, 2), num_stops=0, is_root=True, has_parent=False, has_child=False)
     found = fresh.infer(random(3, 4, WIDTH), torch.zeros(4, WIDTH))
     torch.testing.assert_close(found.std, torch.full_like(found.std, std), atol=0, rtol=1e-4)
 
@@ -164,7 +164,7 @@ def test_a_fresh_prior_is_standard_normal(units: UnitLevel) -> None:
     fresh = Level(
         LevelConfig("paragraph", LATENT),
         UnitConfig(WIDTH, 1, 2),
-        num_events=1,
+        num_stops=1,
         is_root=False,
         has_parent=True,
         has_child=False,

@@ -1,6 +1,6 @@
 """One latent level: its inference part (posterior) and its generative part (prior, structure).
 
-Shapes: U units, K parallel documents, D unit width, Z latent size, E structure events told at this level.
+Shapes: U units, K parallel documents, D unit width, Z latent size, E stop heads at this level.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ LatentSource = Literal["posterior", "mean", "prior", "prior mean"] | Tensor
 
 @dataclass(frozen=True)
 class StructureScores:
-    """Whether units end their parents: Bernoulli logits and what happened."""
+    """Whether units end their parents: Bernoulli logits of the stop heads and what is so."""
 
     logits: Tensor
     """[U, E]"""
-    events: Tensor
+    labels: Tensor
     """[U, E] 1 where a parent ends, -1 where it goes on, 0 where the question does not arise."""
 
     @property
     def log_prob(self) -> Tensor:
         """[U] in nats."""
-        return (F.logsigmoid(self.events * self.logits.float()) * self.events.abs()).sum(-1)
+        return (F.logsigmoid(self.labels * self.logits.float()) * self.labels.abs()).sum(-1)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class LevelState:
     """Where K parallel documents stand when the units of a level are drawn one after the other."""
 
     previous: Tensor
-    """[K, D] what the next unit is told of the one before."""
+    """[K, D] what the next unit knows of the one before."""
     cache: DynamicCache | None
     first: bool = True
 
@@ -85,7 +85,7 @@ class Level(nn.Module):
         config: LevelConfig,
         units: UnitConfig,
         *,
-        num_events: int,
+        num_stops: int,
         is_root: bool,
         has_parent: bool,
         has_child: bool,
@@ -105,22 +105,22 @@ class Level(nn.Module):
         self.siblings = None
         if config.prior == "autoregressive" and not is_root:
             self.siblings = UnitTransformer(units, causal=True)
-            self.previous = nn.Linear(size + num_events, width)
+            self.previous = nn.Linear(size + num_stops, width)
             self.beginning = nn.Parameter(torch.zeros(width))
         # Without parent or predecessor the prior is N(0, I) and has no parameters.
         self.prior = nn.Linear(width, 2 * size) if has_parent or self.siblings is not None else None
         if self.prior is not None:
             nn.init.zeros_(self.prior.weight)
             nn.init.zeros_(self.prior.bias)
-        self.structure = _perceptron(width + size, width, num_events) if num_events else None
-        self.descend = _perceptron(width + size + num_events, width, width) if has_child else None
+        self.structure = _perceptron(width + size, width, num_stops) if num_stops else None
+        self.descend = _perceptron(width + size + num_stops, width, width) if has_child else None
 
     def forward(
         self,
         above: Tensor,
         features: Tensor | None,
         level: UnitLevel,
-        events: Tensor,
+        labels: Tensor,
         source: LatentSource,
         noise: Tensor,
     ) -> LevelPass:
@@ -129,14 +129,14 @@ class Level(nn.Module):
         if isinstance(source, Tensor):
             z = source
         elif source in ("prior", "prior mean"):
-            z = self.sample_prior(above, level, events, noise if source == "prior" else torch.zeros_like(noise))
+            z = self.sample_prior(above, level, labels, noise if source == "prior" else torch.zeros_like(noise))
         elif posterior is None:
             raise ValueError(f"level '{self.name}': source '{source}' needs the text's features")
         else:
             z = posterior.sample(noise) if source == "posterior" else posterior.mean
-        state = self._states(above, z, level, events)
+        state = self._states(above, z, level, labels)
         return LevelPass(
-            self.name, z, self._prior(state, level.index == 0), posterior, self._structure(state, z, events)
+            self.name, z, self._prior(state, level.index == 0), posterior, self._structure(state, z, labels)
         )
 
     def infer(self, features: Tensor, above: Tensor) -> DiagonalGaussian:
@@ -144,11 +144,11 @@ class Level(nn.Module):
         seen = above if self.posterior_sees_ancestors else torch.zeros_like(above)
         return DiagonalGaussian.from_parameters(self.posterior(torch.cat([features, seen], dim=-1)))
 
-    def state_below(self, above: Tensor, z: Tensor, events: Tensor) -> Tensor:
+    def state_below(self, above: Tensor, z: Tensor, labels: Tensor) -> Tensor:
         """The top-down state [U, D] that the children of these units stand under."""
         if self.descend is None:
             raise AssertionError(f"level '{self.name}' has no level below")
-        return above + self.descend(torch.cat([above, z, events], dim=-1))
+        return above + self.descend(torch.cat([above, z, labels], dim=-1))
 
     def start(self, above: Tensor) -> LevelState:
         """The state before the first unit of K documents, for `next_prior` and `commit`; above [K, D]."""
@@ -164,19 +164,19 @@ class Level(nn.Module):
         first = torch.full((len(above),), state.first, device=above.device)
         return hidden, self._prior(hidden, first)
 
-    def commit(self, state: LevelState, z: Tensor, events: Tensor) -> None:
-        """Tell `state` what was drawn: z [K, Z] and events [K, E]."""
+    def commit(self, state: LevelState, z: Tensor, labels: Tensor) -> None:
+        """Enter the next unit into `state`: its z [K, Z] and stop labels [K, E]."""
         state.first = False
         if self.siblings is not None:
-            state.previous = self.previous(torch.cat([z, events], dim=-1))
+            state.previous = self.previous(torch.cat([z, labels], dim=-1))
 
-    def structure_logits(self, hidden: Tensor, z: Tensor) -> Tensor:
+    def stop_logits(self, hidden: Tensor, z: Tensor) -> Tensor:
         """[U, E]"""
         if self.structure is None:
             return z.new_zeros(len(z), 0)
         return self.structure(torch.cat([hidden, z], dim=-1))
 
-    def sample_prior(self, above: Tensor, level: UnitLevel, events: Tensor, noise: Tensor) -> Tensor:
+    def sample_prior(self, above: Tensor, level: UnitLevel, labels: Tensor, noise: Tensor) -> Tensor:
         """Ancestral samples [U, Z] for a given structure, one unit of every document at a time."""
         if self.siblings is None:
             return self._prior(above, level.index == 0).sample(noise)
@@ -190,14 +190,14 @@ class Level(nn.Module):
         for column in unit.unbind(dim=1):
             _, prior = self.next_prior(state, above[column])
             drawn.append(prior.sample(noise[column]))
-            self.commit(state, drawn[-1], events[column])
+            self.commit(state, drawn[-1], labels[column])
         return torch.stack(drawn, dim=1)[level.document, level.index]
 
-    def _states(self, above: Tensor, z: Tensor, level: UnitLevel, events: Tensor) -> Tensor:
+    def _states(self, above: Tensor, z: Tensor, level: UnitLevel, labels: Tensor) -> Tensor:
         if self.siblings is None:
             return above
-        told = self.previous(torch.cat([z, events], dim=-1))
-        before = torch.cat([told[:1], told[:-1]])
+        known = self.previous(torch.cat([z, labels], dim=-1))
+        before = torch.cat([known[:1], known[:-1]])
         before = torch.where((level.index == 0)[:, None], self.beginning.to(before.dtype), before)
         return self.siblings(above + before, level.rows)
 
@@ -209,8 +209,8 @@ class Level(nn.Module):
             parameters = torch.where(first[:, None], torch.zeros_like(parameters), parameters)
         return DiagonalGaussian.from_parameters(parameters)
 
-    def _structure(self, state: Tensor, z: Tensor, events: Tensor) -> StructureScores:
-        return StructureScores(self.structure_logits(state, z), events)
+    def _structure(self, state: Tensor, z: Tensor, labels: Tensor) -> StructureScores:
+        return StructureScores(self.stop_logits(state, z), labels)
 
 
 def _perceptron(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

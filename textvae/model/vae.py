@@ -16,9 +16,10 @@ from textvae.config import Likelihood, ModelConfig, parse
 from textvae.data.batch import BatchLayout, DocumentBatch
 from textvae.model.decoder import Decoder, DecoderPass
 from textvae.model.encoder import BottomUp, SentenceEncoder
-from textvae.model.hierarchy import Hierarchy, HierarchyPass, structure_events
+from textvae.model.hierarchy import Hierarchy, HierarchyPass
 from textvae.model.level import LatentSource
 from textvae.model.noise import KeyedNoise
+from textvae.model.structure import stop_labels
 
 
 class TextVAEConfig(PretrainedConfig):
@@ -93,7 +94,7 @@ class DocumentVAE(PreTrainedModel):
             decoder or AutoModelForCausalLM.from_config(_backbone_config(config.decoder)),
             settings.decoder,
             {level.name: level.latent_size for level in settings.levels},
-            len(self.hierarchy.plan.decoder),
+            len(self.hierarchy.stop_heads.decoder),
             self.layout,
         )
         self.encoder = None
@@ -165,19 +166,19 @@ class DocumentVAE(PreTrainedModel):
 
     def score_text(self, z: Mapping[str, Tensor], batch: DocumentBatch, noise: KeyedNoise | None = None) -> DecoderPass:
         """p(text | z) for latents by level, each [U_l, Z_l]; `noise` only when training."""
-        gathered, events = self._at_sentences(z, batch)
-        return self.decoder(gathered, batch, events, noise)
+        gathered, labels = self._at_sentences(z, batch)
+        return self.decoder(gathered, batch, labels, noise)
 
     def score_bag(self, z: Mapping[str, Tensor], batch: DocumentBatch) -> DecoderPass:
         """p(words | z) with the words of a sentence as a bag; `z` [U_l, Z_l] of all levels or only some."""
-        gathered, events = self._at_sentences(z, batch)
-        return self.decoder.score_bag(gathered, batch, events)
+        gathered, labels = self._at_sentences(z, batch)
+        return self.decoder.score_bag(gathered, batch, labels)
 
     def _at_sentences(self, z: Mapping[str, Tensor], batch: DocumentBatch) -> tuple[dict[str, Tensor], Tensor]:
-        """`z` by level, each [S, Z_l], and the events that the decoder tells [S, E]."""
+        """`z` by level, each [S, Z_l], and the labels of the decoder's stop heads [S, E]."""
         lowest = len(batch.levels) - 1
         gathered = {name: values[batch.ancestor(lowest, batch.level_number(name))] for name, values in z.items()}
-        return gathered, structure_events(batch, lowest, self.hierarchy.plan.decoder)
+        return gathered, stop_labels(batch, lowest, self.hierarchy.stop_heads.decoder)
 
     def set_chunk_tokens(self, chunk_tokens: int) -> None:
         """Padded tokens that are decoded at a time: the memory budget of training and scoring."""

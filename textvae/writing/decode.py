@@ -47,7 +47,7 @@ def write_documents(
     plans = complete_plans(model, plans, options, generator)
     lowest = model.config.hierarchy[-1]
     decoder = model.decoder
-    if model.layout.context == lowest and not model.hierarchy.plan.decoder:
+    if model.layout.context == lowest and not model.hierarchy.stop_heads.decoder:
         return _write_in_parallel(model, plans, options, generator)
     return [_write_in_order(model, decoder, plan, options, generator) for plan in plans]
 
@@ -125,7 +125,7 @@ def _write_in_order(
     where units end."""
     hierarchy = model.config.hierarchy
     lowest, context = len(hierarchy) - 1, hierarchy.index(model.layout.context)
-    told = model.hierarchy.plan.decoder
+    told = model.hierarchy.stop_heads.decoder
     decided = lowest - len(told)  # the lowest level whose units are planned
     vectors = _sentence_vectors(model, plan, decided)
     num_planned = len(ancestors_of(plan, decided, decided))

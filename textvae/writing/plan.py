@@ -62,7 +62,7 @@ def complete_plans(
     number_above = 0
     for name, level in model.hierarchy.stack.items():
         number = model.config.hierarchy.index(name)
-        told = model.hierarchy.plan.hosts[number]
+        told = model.hierarchy.stop_heads.by_level[number]
         open_plans = [k for k, plan in enumerate(completed) if name not in plan.z or _is_open(plan, told)]
         if open_plans:
             ends = [EndTeller(told, completed[k].counts, options.max_children) for k in open_plans]
@@ -135,7 +135,7 @@ def _draw_level(
         hidden, prior = level.next_prior(position, above)
         noise = torch.randn(prior.mean.shape, generator=generator).to(device) * options.latent_temperature
         z = prior.sample(noise)
-        happens = draw_ends(level.structure_logits(hidden, z), generator)
+        happens = draw_ends(level.stop_logits(hidden, z), generator)
         told = [end.tell(row) for end, row in zip(ends, happens, strict=True)]
         events = torch.tensor(told, device=device)
         level.commit(position, z, events)

@@ -14,30 +14,22 @@ from textvae.data.batch import TokenChunk
 from textvae.data.collate import collate
 from textvae.data.document import EncodedDocument
 from textvae.evaluation.likelihood.sequential import LeafIncrement, UnitDraw
-from textvae.model.hierarchy import structure_events
-from textvae.model.level import LevelState, StructureScores
+from textvae.model.hierarchy import TopDownState
+from textvae.model.level import StructureScores
 from textvae.model.noise import KeyedNoise
+from textvae.model.structure import stop_labels
 from textvae.model.vae import DocumentVAE
 from textvae.training.objective import elbo_terms
 
 
 @dataclass
-class _LevelParticles:
-    """One level's side of K particles."""
-
-    prior: LevelState | None = None
-    z: Tensor | None = None
-    """[K, D] of the current unit."""
-    below: Tensor | None = None
-    """[K, width] top-down state under the current unit."""
-
-
-@dataclass
 class Particles:
-    levels: list[_LevelParticles]
     count: int
+    state: TopDownState
+    z: dict[str, Tensor]
+    """[K, D] of the current unit, by level."""
     vectors: list[Tensor]
-    """[num_sites, K, H] for every sentence of the stretch of text that the next sentence may look back on."""
+    """[num_sites, K, H] for every sentence of the context window so far."""
 
 
 class ModelDocument:
@@ -48,14 +40,14 @@ class ModelDocument:
         self.noise = KeyedNoise(seed)
         self.batch = collate([document], model.layout).to(model.device)
         self.lowest = len(self.batch.levels) - 1
-        self.numbers = [self.batch.level_number(name) for name in model.level_names]
+        depths = {name: self.batch.level_number(name) for name in model.level_names}
         with torch.no_grad():
             self.features = model.features(self.batch) or {}
-        plan = model.hierarchy.plan
-        self.unit_of_leaf = [self.batch.ancestor(self.lowest, number) for number in self.numbers]
-        self.events = [structure_events(self.batch, number, plan.hosts[number]) for number in self.numbers]
-        self.decoder_events = structure_events(self.batch, self.lowest, plan.decoder)
-        self.stretch = _stretches(self)
+        heads = model.hierarchy.stop_heads
+        self.unit_of_leaf = [self.batch.ancestor(self.lowest, depth) for depth in depths.values()]
+        self.labels = {name: stop_labels(self.batch, depth, heads.by_level[depth]) for name, depth in depths.items()}
+        self.decoder_labels = stop_labels(self.batch, self.lowest, heads.decoder)
+        self.window_start = _window_starts(self)
 
     @property
     def num_leaves(self) -> int:
@@ -73,33 +65,30 @@ class ModelDocument:
         return torch.stack(rows).float() if rows else torch.zeros(0, self.num_leaves)
 
     def start(self, num_particles: int) -> Particles:
-        return Particles([_LevelParticles() for _ in self.numbers], num_particles, [])
+        return Particles(num_particles, self.model.hierarchy.start(num_particles, self.model.device), {}, [])
 
     @torch.no_grad()
     def advance(self, state: Particles, leaf: int) -> tuple[Particles, LeafIncrement]:
         log_likelihood = torch.zeros(state.count, device=self.model.device)
         draws = {}
-        above = torch.zeros(state.count, self.model.hierarchy.width, device=self.model.device)
-        levels = []
-        for order, particles in enumerate(state.levels):
+        z = dict(state.z)
+        for order, name in enumerate(self.model.level_names):
             unit = int(self.unit_of_leaf[order][leaf])
             if leaf == 0 or unit != int(self.unit_of_leaf[order][leaf - 1]):
-                particles, draws[order], structure = self._draw(order, particles, unit, above)
+                z[name], draws[order], structure = self._draw(state.state, name, unit)
                 log_likelihood = log_likelihood + structure
-            levels.append(particles)
-            above = above if particles.below is None else particles.below
-        text, vectors = self._read(state, levels, leaf)
+        text, vectors = self._read(state, z, leaf)
         log_likelihood = (log_likelihood + text).double().cpu()
-        return Particles(levels, state.count, vectors), LeafIncrement(log_likelihood, draws)
+        return Particles(state.count, state.state, z, vectors), LeafIncrement(log_likelihood, draws)
 
     def select(self, state: Particles, indices: Tensor) -> Particles:
         indices = indices.to(self.model.device)
-        levels = []
-        for particles in state.levels:
-            prior = None if particles.prior is None else particles.prior.select(indices)
-            below = None if particles.below is None else particles.below[indices]
-            levels.append(_LevelParticles(prior, None if particles.z is None else particles.z[indices], below))
-        return Particles(levels, len(indices), [vectors[:, indices] for vectors in state.vectors])
+        return Particles(
+            len(indices),
+            state.state.select(indices),
+            {name: values[indices] for name, values in state.z.items()},
+            [vectors[:, indices] for vectors in state.vectors],
+        )
 
     @torch.no_grad()
     def joint_log_weights(self, num_samples: int, first_sample: int) -> Tensor:
@@ -115,39 +104,29 @@ class ModelDocument:
             log_weights = log_weights.index_add(0, document, ratio)
         return log_weights.cpu()
 
-    def _draw(
-        self, order: int, particles: _LevelParticles, unit: int, above: Tensor
-    ) -> tuple[_LevelParticles, UnitDraw, Tensor]:
-        """Draw the next unit of a level from its posterior and score its structure events [K]."""
-        name = self.model.level_names[order]
+    def _draw(self, state: TopDownState, name: str, unit: int) -> tuple[Tensor, UnitDraw, Tensor]:
+        """Draw the next unit of a level from its posterior: z, how it was drawn, and its structure's score [K]."""
         level = self.model.hierarchy.stack[name]
+        above = state.above(name)
         count = len(above)
         posterior = level.infer(self.features[name][unit].expand(count, -1), above)
         slots = torch.arange(count, device=above.device)
-        key, number = self.batch.document_key.expand(count), torch.full_like(slots, unit)
-        noise = self.noise.normal(key, name, number, level.latent_size, slots)
+        key, index = self.batch.document_key.expand(count), torch.full_like(slots, unit)
+        noise = self.noise.normal(key, name, index, level.latent_size, slots)
         z = posterior.sample(noise)
-        prior_state = particles.prior or level.start(above)
-        hidden, prior = level.next_prior(prior_state, above)
-        log_ratio = (prior.log_prob(z) - posterior.log_prob(z)).double().sum(-1)
-        events = self.events[order][unit].expand(count, -1)
-        structure = StructureScores(level.structure_logits(hidden, z), events).log_prob
-        level.commit(prior_state, z, events)
-        below = None if level.descend is None else level.state_below(above, z, events)
-        return (
-            _LevelParticles(prior_state, z, below),
-            UnitDraw(log_ratio.cpu(), noise.double().cpu()),
-            structure,
-        )
+        log_ratio = (state.prior(name).log_prob(z) - posterior.log_prob(z)).double().sum(-1)
+        labels = self.labels[name][unit].expand(count, -1)
+        structure = StructureScores(state.stop_logits(name, z), labels).log_prob
+        state.commit(name, z, labels)
+        return z, UnitDraw(log_ratio.cpu(), noise.double().cpu()), structure
 
-    def _read(self, state: Particles, levels: list[_LevelParticles], leaf: int) -> tuple[Tensor, list[Tensor]]:
+    def _read(self, state: Particles, z: dict[str, Tensor], leaf: int) -> tuple[Tensor, list[Tensor]]:
         """Log-probability [K] of sentence `leaf`, and the vectors that later sentences look back on."""
         decoder = self.model.decoder
-        first = self.stretch[leaf]
+        first = self.window_start[leaf]
         sentences = list(range(first, leaf + 1))
         vectors: list[Tensor] = []
         if decoder.conditioner is not None:
-            z = {name: part.z for name, part in zip(self.model.level_names, levels, strict=True)}
             vectors = [*(state.vectors if first < leaf else []), decoder.conditioner(z)]
         tokens = torch.cat([self._tokens(sentence) for sentence in sentences])
         place = torch.cat([torch.full_like(self._tokens(s), s - first) for s in sentences])
@@ -163,8 +142,8 @@ class ModelDocument:
             )
             stacked = torch.stack([v[:, slots] for v in vectors], dim=2).flatten(1, 2) if vectors else None
             log_prob, logits = decoder.score_chunk(chunk, stacked, None, self.batch.tokens)
-            told = StructureScores(logits[:, -1], self.decoder_events[leaf].expand(len(slots), -1))
-            scores.append(log_prob[:, -own:].sum(-1) + told.log_prob)
+            structure = StructureScores(logits[:, -1], self.decoder_labels[leaf].expand(len(slots), -1))
+            scores.append(log_prob[:, -own:].sum(-1) + structure.log_prob)
         return torch.cat(scores), vectors
 
     def _tokens(self, sentence: int) -> Tensor:
@@ -179,7 +158,7 @@ class ModelDocument:
         return torch.where(torch.isin(tokens, starts), self.model.layout.start_id, before)
 
 
-def _stretches(document: ModelDocument) -> list[int]:
+def _window_starts(document: ModelDocument) -> list[int]:
     """First sentence that each sentence may look back on, as the batch lays them out."""
     first = [0] * document.num_leaves
     for chunk in document.batch.decoder_chunks:
