@@ -3,13 +3,13 @@
 Under `accelerate launch`, the documents are shared out over the processes; the result is that of one process.
 """
 
+import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from run_arguments import evaluation_parser, evaluation_process, exit_code, write_json
 from sacrebleu.metrics import BLEU
 
-from textvae.data.dataset import open_documents
+from textvae.cli.evaluation import evaluation_parser, open_evaluation, run_script, sections, write_json
 from textvae.evaluation.diagnostics import (
     LevelDiagnostics,
     Reconstruction,
@@ -17,7 +17,6 @@ from textvae.evaluation.diagnostics import (
     latent_diagnostics,
     reconstruct,
 )
-from textvae.runs import load_run
 
 HEADER = (
     "                          |  rate, nats per  |    mutual    |  rise of the NLL, nats per unit, |  payoff over",
@@ -26,7 +25,7 @@ HEADER = (
 ROW = "{:<12}{:>6}{:>7} |{:>7}{:>10} |{:>13} |{:>16}{:>17} |{:>6}{:>7}"
 
 
-def main() -> None:
+def build_parser() -> argparse.ArgumentParser:
     parser = evaluation_parser(__doc__)
     parser.add_argument(
         "--reconstruct",
@@ -35,18 +34,15 @@ def main() -> None:
         metavar="N",
         help="documents to decode greedily from their posterior means (default: %(default)s; 0 leaves it out)",
     )
-    parser.add_argument(
-        "--batch-tokens", type=int, default=8192, metavar="N", help="scored at a time (default: %(default)s)"
-    )
-    arguments = parser.parse_args()
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> None:
     if arguments.reconstruct < 0:
         raise ValueError(f"--reconstruct is {arguments.reconstruct}; it must be 0 or more")
-    process = evaluation_process()
-    model = load_run(arguments.model).to(process.device)
-    model.set_chunk_tokens(arguments.batch_tokens)
+    process, model, documents = open_evaluation(arguments)
     if not model.level_names:
         raise ValueError(f"'{arguments.model}' is a plain language model: it has no latents to examine")
-    documents = open_documents(arguments.data, model.processor, arguments.split, arguments.limit)
     report = latent_diagnostics(model, documents, arguments.seed, process=process, batch_tokens=arguments.batch_tokens)
     reconstructions = reconstruct(model, documents, arguments.reconstruct, process=process)
     if not process.is_main_process:
@@ -56,6 +52,8 @@ def main() -> None:
         result["reconstruction"] = scores(reconstructions)
     write_json(arguments.out, result)
     print(*table(report.levels), sep="\n")
+    if report.sources != report.documents:
+        print(f"{sections(result)}: intervals are clustered by document")
     if reconstructions:
         print(
             "reconstruction of {documents} documents: {exact_match:.1%} of {sentences} sentences exactly, "
@@ -98,4 +96,4 @@ def _increase(value: float, interval: Sequence[float]) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(exit_code(main))
+    raise SystemExit(run_script(build_parser(), run))

@@ -9,67 +9,15 @@ import shlex
 import sys
 from pathlib import Path
 
-from run_arguments import exit_code
-
-from textvae.evaluation.report.inputs import read_latents, read_perplexity, read_run
-from textvae.evaluation.report.measurements import (
-    CURVE_SHARE,
-    MAP_SHARE,
-    ReportDocuments,
-    document_map,
-    measure_latents,
-    measure_perplexities,
-    themed_samples,
-)
-from textvae.evaluation.report.page import Figures, Report, Sourced, render
-from textvae.runs import load_run
+from textvae.cli.common import add_runtime, load_model
+from textvae.cli.evaluation import run_script, script_parser
+from textvae.evaluation.report.inputs import read_run
+from textvae.evaluation.report.measurements import CURVE_SHARE, MAP_SHARE
+from textvae.evaluation.report.write import ReportOptions, make_report, write_page
 
 
-def main() -> None:
-    arguments = _parser().parse_args()
-    if arguments.limit < 3:
-        raise ValueError(f"--limit {arguments.limit} is too few: a map of the documents needs three")
-    run = read_run(arguments.run)
-    data = arguments.data or run.data
-    if not arguments.data and not Path(data).exists():
-        raise ValueError(
-            f"the data of '{arguments.run}' are not at '{data}', where training had them; give --data DATA"
-        )
-    perplexities = [Sourced(read_perplexity(file), file) for file in arguments.perplexity]
-    model = load_run(arguments.run)
-    latents = None
-    if arguments.latents:
-        latents = Sourced(read_latents(arguments.latents, model.level_names), f"From {arguments.latents}.")
-    documents = ReportDocuments.open(data, model, arguments.split, arguments.limit)
-    seed = arguments.seed
-    if not perplexities:
-        found = measure_perplexities(model, documents, seed)
-        perplexities = [Sourced(values, "measured here") for values in found]
-    if latents is None and model.level_names:
-        chosen = documents.measured
-        latents = Sourced(measure_latents(model, chosen, seed), f"Measured here on {len(chosen)} documents.")
-    report = Report(
-        run=run,
-        model=model,
-        command=shlex.join(["python", *sys.argv]),
-        data=data,
-        split=arguments.split,
-        perplexities=perplexities,
-        latents=latents,
-        map=document_map(model, documents.for_map, seed) if model.level_names else None,
-        themes=themed_samples(model, documents.measured, seed),
-    )
-    out = Path(arguments.out or run.path / "report.html")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figures = Figures.of(report)
-    out.write_text(render(report, figures), encoding="utf-8")
-    if arguments.figures:
-        figures.write(Path(arguments.figures))
-    print(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def build_parser() -> argparse.ArgumentParser:
+    parser = script_parser(__doc__)
     parser.add_argument("run", metavar="RUN", help="run folder that train.py wrote")
     parser.add_argument("--data", help="prepared data set, or any source of `textvae prepare` (default: the run's)")
     parser.add_argument("--split", default="validation", help="split of the data (default: %(default)s)")
@@ -88,8 +36,28 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", metavar="FILE.html", help="default: RUN/report.html")
     parser.add_argument("--figures", metavar="FOLDER", help="where every figure is written as an SVG file as well")
     parser.add_argument("--seed", type=int, default=0, help="of noise and samples (default: %(default)s)")
+    add_runtime(parser, batch_tokens=True)
     return parser
 
 
+def run(arguments: argparse.Namespace) -> None:
+    trained = read_run(arguments.run)
+    options = ReportOptions(
+        shlex.join(["python", *sys.argv]),
+        data=arguments.data,
+        split=arguments.split,
+        limit=arguments.limit,
+        seed=arguments.seed,
+        batch_tokens=arguments.batch_tokens,
+        latents=arguments.latents,
+        perplexity=tuple(arguments.perplexity),
+    )
+    options.data_of(trained)
+    report = make_report(trained, load_model(arguments, arguments.run), options)
+    out = Path(arguments.out or trained.path / "report.html")
+    write_page(report, out, Path(arguments.figures) if arguments.figures else None)
+    print(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")
+
+
 if __name__ == "__main__":
-    raise SystemExit(exit_code(main))
+    raise SystemExit(run_script(build_parser(), run))

@@ -2,4 +2,5 @@
 
 from textvae.text_vae import HierarchicalTextVAE
 
+__version__ = "0.1.0"
 __all__ = ["HierarchicalTextVAE"]

@@ -14,11 +14,11 @@ from textvae.config import DecoderConfig, EncoderConfig, ModelConfig, to_dict
 from textvae.data.collate import encoder_chunks, row_length
 from textvae.data.prepare.stages import FeatureFunction
 from textvae.data.text.processor import DocumentProcessor
+from textvae.devices import best_precision
 from textvae.frozen import run_settings
 from textvae.model.adapter import merge_adapters
 from textvae.model.encoder import SentenceEncoder
 from textvae.model.vae import TextVAEConfig, check_levels
-from textvae.precision import best_precision
 from textvae.pretrained import resolve_backbone
 from textvae.text_vae import HierarchicalTextVAE
 

@@ -11,11 +11,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+from torch import nn
 
 from textvae.config import Config, to_dict
+from textvae.devices import choose_device
 from textvae.text_vae import HierarchicalTextVAE
 
+logger = logging.getLogger(__name__)
 REQUIRED = ("config.json", "model.safetensors", "processor.json")
 MAY_CHANGE = (
     "train.resume",
@@ -139,11 +143,15 @@ def changed_settings(before: Mapping[str, Any], config: Config) -> list[str]:
     ]
 
 
-def load_run(run: str | Path) -> HierarchicalTextVAE:
-    """The model of a run folder or Hub name, in evaluation mode.
+def load_run(
+    run: str | Path, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+) -> HierarchicalTextVAE:
+    """The model of a run folder or Hub name, in evaluation mode, on `device` (default: the accelerator, where there
+    is one) and with weights of `dtype` (default: as they were saved).
 
-    Raises ValueError when the folder lacks a file that every run has.
+    Raises ValueError when the folder lacks a file that every run has, or when there is no such device.
     """
+    chosen = choose_device(device)
     folder = Path(run)
     if folder.is_dir():
         missing = [name for name in REQUIRED if not (folder / name).exists()]
@@ -154,7 +162,9 @@ def load_run(run: str | Path) -> HierarchicalTextVAE:
             )
     elif len(folder.parts) > 2 or str(run).startswith((".", "/", "runs/")):
         raise ValueError(f"there is no run folder {folder}")
-    return HierarchicalTextVAE.from_pretrained(str(run)).eval()
+    model = HierarchicalTextVAE.from_pretrained(str(run), **({} if dtype is None else {"dtype": dtype}))
+    logger.info("%s: on %s, in %s", run, chosen, model.dtype)
+    return nn.Module.to(model, chosen).eval()
 
 
 def versions() -> dict[str, str]:

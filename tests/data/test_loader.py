@@ -1,15 +1,27 @@
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
 import pytest
 import tiny
+import torch
 from test_batch import LAYOUT
 
-from textvae.data.loader import TrainingSteps, evaluation_groups, training_loader
+from textvae.data.dataset import Documents
+from textvae.data.document import EncodedDocument
+from textvae.data.loader import (
+    Order,
+    TrainingSteps,
+    evaluation_groups,
+    gather_in_order,
+    training_loader,
+    walk,
+)
 from textvae.data.plan import BatchPlan, divide, fill, share
 
 COUNTS = np.random.default_rng(0).integers(1, 60, 40)
 BUDGET = 100
+CPU = torch.device("cpu")
 
 
 def epoch_length(plan: BatchPlan) -> int:
@@ -95,22 +107,64 @@ def test_the_loader_starts_anywhere(num_workers: int) -> None:
 
 
 @pytest.mark.parametrize("num_processes", [1, 2, 3, 50])
-@pytest.mark.parametrize("documents", [None, np.array([30, 2, 3, 17, 9])], ids=["all", "some"])
-def test_evaluation_scores_every_document_in_the_same_group_for_any_number_of_processes(
-    documents: np.ndarray | None, num_processes: int
+@pytest.mark.parametrize("order", ["length", "data"])
+def test_evaluation_takes_every_document_in_the_same_group_for_any_number_of_processes(
+    order: Order, num_processes: int
 ) -> None:
-    whole = list(evaluation_groups(COUNTS, BUDGET, documents=documents))
+    whole = evaluation_groups(COUNTS, BUDGET, order=order)
     assert len(whole) > 1
-    assert sorted(chain.from_iterable(whole)) == sorted(range(len(COUNTS)) if documents is None else documents.tolist())
+    assert sorted(chain.from_iterable(whole)) == list(range(len(COUNTS)))
     shares = [
-        list(evaluation_groups(COUNTS, BUDGET, documents=documents, process=process, num_processes=num_processes))
+        evaluation_groups(COUNTS, BUDGET, order=order, process=process, num_processes=num_processes)
         for process in range(num_processes)
     ]
     assert sorted(chain.from_iterable(shares)) == sorted(whole)
-    lengths = [COUNTS[group].tolist() for share in shares for group in share]
-    assert all(group == sorted(group) and sum(group) <= BUDGET for group in lengths)
+    groups = [COUNTS[group].tolist() for share in shares for group in share]
+    assert all(sum(group) <= BUDGET for group in groups)
+    if order == "length":
+        assert all(group == sorted(group) for group in groups)
+    else:
+        assert list(chain.from_iterable(chain.from_iterable(shares))) == list(range(len(COUNTS)))
+    loads = [sum(COUNTS[group].sum() for group in share) for share in shares]
+    assert max(loads) - min(loads) <= 2 * BUDGET
     if num_processes == 50:
         assert [] in shares, "more processes than groups leave some idle"
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+@pytest.mark.parametrize("order", ["length", "data"])
+def test_the_walk_gives_each_document_with_its_row_and_its_place_in_a_batch(order: Order, workers: int) -> None:
+    members = [tiny.document(f"doc-{number}", [2], [1, number % 3 + 1]) for number in range(17)]
+    documents = Documents.of(members)
+    found = list(walk(documents, LAYOUT, CPU, batch_tokens=40, order=order, workers=workers))
+    assert len(found) > 2
+    assert [group.rows for group in found] == evaluation_groups(documents.token_counts, 40, order=order)
+    for group in found:
+        assert [member.id for member in group.members] == [documents.ids[row] for row in group.rows]
+        assert list(group.batch.ids) == [documents.ids[row] for row in group.rows]
+    named = ((row, name) for group in found for row, name in zip(group.rows, group.batch.ids, strict=True))
+    assert gather_in_order(named) == list(documents.ids)
+
+
+def test_workers_read_ahead_but_not_the_whole_corpus() -> None:
+    members = [tiny.document(f"doc-{number}", [1], [1]) for number in range(20)]
+    read: list[int] = []
+    documents = replace(Documents.of(members), read=lambda row: read.append(row) or members[row])
+    groups = walk(documents, LAYOUT, CPU, batch_tokens=1, order="data", workers=3)
+    next(groups)
+    # Three wait, and one is being taken.
+    assert len(read) <= 4
+    assert len(list(groups)) == 19
+    assert sorted(read) == list(range(20))
+
+
+def test_what_a_worker_cannot_read_is_said_where_the_walk_is() -> None:
+    def unreadable(row: int) -> EncodedDocument:
+        raise ValueError(f"row {row} is damaged")
+
+    documents = replace(Documents.of(tiny.documents()), read=unreadable)
+    with pytest.raises(ValueError, match="row 0 is damaged"):
+        list(walk(documents, LAYOUT, CPU, batch_tokens=1, order="data", workers=2))
 
 
 def test_an_empty_split_is_refused() -> None:

@@ -9,15 +9,15 @@ from functools import cache
 
 import pytest
 import torch
-from linear_gaussian import (
+from torch import Tensor
+
+from textvae.evaluation.likelihood import LikelihoodEstimate, elbo, iwae, smc
+from textvae.evaluation.likelihood.linear_gaussian import (
     GaussianDocument,
     LinearGaussianHierarchy,
     document,
     gaussian_log_density,
 )
-from torch import Tensor
-
-from textvae.evaluation.likelihood import LikelihoodEstimate, elbo, iwae, smc
 from textvae.evaluation.likelihood.particles import Target, effective_samples, ridge_fit, systematic
 
 MEDIUM, STRONG = 0.3, 0.6

@@ -81,8 +81,8 @@ def without_message(vae: DocumentVAE, document: EncodedDocument, name: str) -> T
 
 
 def partner_samples(vae: DocumentVAE, members: Sequence[EncodedDocument], number: int, name: str) -> Tensor:
-    own = samples(vae, members[number])[name]
-    other = samples(vae, members[int(exchange_partners([member.id for member in members], SEED)[number])])[name]
+    own, names = samples(vae, members[number])[name], [member.id for member in members]
+    other = samples(vae, members[int(exchange_partners(names, names, SEED)[number])])[name]
     return torch.stack([other[unit % len(other)] for unit in range(len(own))])
 
 
@@ -245,5 +245,5 @@ def test_sentences_are_read_once(vae: DocumentVAE, monkeypatch: pytest.MonkeyPat
 def test_what_cannot_be_examined_is_said(vae: DocumentVAE) -> None:
     with pytest.raises(ValueError, match="plain language model has no latents"):
         examine(tiny.model(()), tiny.documents())
-    with pytest.raises(ValueError, match="the data hold 1: give two documents or more"):
+    with pytest.raises(ValueError, match="the data hold 1 source"):
         examine(vae, tiny.documents()[:1])

@@ -102,8 +102,7 @@ def test_documents_are_reconstructed_as_by_hand(run: str, prepared: Path) -> Non
         assert any(alone.sentences)
 
 
-def test_a_perfect_reconstruction_scores_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "eval"))
+def test_a_perfect_reconstruction_scores_all() -> None:
     scores = runpy.run_path(str(ROOT / "eval" / "latents.py"))["scores"]
     text = ["The harbour lay quiet in the early light.", "A single boat moved out past the wall."]
     perfect = scores([Reconstruction(text, text), Reconstruction(text[:1], text[:1])])
@@ -135,7 +134,7 @@ def test_three_processes_report_what_one_does(run: str, prepared: Path, tmp_path
     [
         (["--model", "LM"], "is a plain language model: it has no latents to examine"),
         (["--model", "RUN", "--reconstruct", "-1"], "--reconstruct is -1; it must be 0 or more"),
-        (["--model", "RUN", "--limit", "1"], "the data hold 1: give two documents or more"),
+        (["--model", "RUN", "--limit", "1"], "the data hold 1 source: give documents of two or more"),
         (["--model", "RUN", "--split", "tset"], "no split 'tset'; it has train, validation, test"),
         (["--model", "missing/run/folder"], "there is no run folder missing/run/folder"),
     ],

@@ -5,9 +5,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from run_scripts import refusal, run_script
 from tiny import DOCUMENT
+
+from textvae.evaluation.probing import ENCODER, LabelledFeatures, split_by_source
+from textvae.evaluation.probing import probe as probe_of
 
 TOPICS = {
     "sea": "A single boat moved out past the wall. The boats turned back one after the other.",
@@ -63,7 +67,9 @@ def test_a_label_that_the_text_gives_away(
     assert all(score == perfect for score in (*found["levels"].values(), found["baselines"]["encoder_mean"]))
     # Always the same answer: half right, F1 2/3 for the one class and 0 for the other.
     assert found["baselines"]["majority"] == pytest.approx({"accuracy": 0.5, "f1_macro": 1 / 3})
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [*DOCUMENT, "majority", "encoder_mean"]
+    *scores, left_out = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in scores] == [*DOCUMENT, "majority", "encoder_mean"]
+    assert left_out == "left out: 0 documents without a label, 1 of rare labels"
 
 
 def test_a_label_that_the_text_says_nothing_of(run: str, corpus: Callable[..., str], tmp_path: Path) -> None:
@@ -84,12 +90,57 @@ def test_a_model_with_a_trained_encoder(make_run: MakeRun, corpus: Callable[...,
     assert probe(str(run), corpus(labelled(*["sea", "shop"] * 4)), tmp_path / "probe.json") == 0
 
 
+@pytest.mark.parametrize("field", ["label", "topic"])
+def test_documents_without_a_label_are_left_out_and_counted(
+    run: str, corpus: Callable[..., str], tmp_path: Path, field: str
+) -> None:
+    """Null, NaN, empty, and no field at all."""
+    text = TOPICS["night"]
+    unlabelled = [{"text": text, field: value} for value in (None, float("nan"), "", "  ")] + [{"text": text}]
+    data = corpus([*unlabelled, *labelled(*["sea"] * 10, *["shop"] * 10, field=field)])
+    assert probe(run, data, tmp_path / "probe.json", "--label", field) == 0
+    found = json.loads((tmp_path / "probe.json").read_text(encoding="utf-8"))
+    assert (found["classes"], found["train"], found["test"]) == (2, 14, 6)
+    assert (found["left_out_unlabelled"], found["left_out_rare"]) == (5, 0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_source_is_on_both_sides(seed: int) -> None:
+    """Articles of one to nine sections, all of one label: three articles in ten are tested, of each label."""
+    names = [f"article-{number}" for number in range(20) for _ in range(1 + number % 9)]
+    labels = ["even" if int(name.rpartition("-")[2]) % 2 == 0 else "odd" for name in names]
+    train, test = split_by_source(labels, names, "label", seed)
+    assert sorted([*train, *test]) == list(range(len(names)))
+    tested = {names[row] for row in test}
+    assert not tested & {names[row] for row in train}
+    assert len(tested) == 6
+    assert sorted(int(name.rpartition("-")[2]) % 2 for name in tested) == [0, 0, 0, 1, 1, 1]
+
+
+def test_a_probe_cannot_recognise_an_article_by_its_other_sections() -> None:
+    """Features that tell the article and nothing of its label: what a split of sections would call knowledge."""
+    random = np.random.default_rng(0)
+    sources = np.repeat([f"article-{number}" for number in range(60)], 6)
+    features = np.repeat(random.normal(size=(60, 200)), 6, axis=0) + 0.01 * random.normal(size=(360, 200))
+    labels = np.repeat(random.permutation(["left", "right"] * 30), 6)
+    values = {"document": features, ENCODER: features}
+    found = probe_of(LabelledFeatures(values, labels, sources, 0), "label", seed=0)
+    assert found.levels["document"].accuracy < 0.75
+    leaking = np.arange(360).astype(str)
+    assert probe_of(LabelledFeatures(values, labels, leaking, 0), "label", seed=0).levels["document"].accuracy == 1.0
+    assert (found.train_sources, found.test_sources, found.test) == (42, 18, 108)
+
+
 @pytest.mark.parametrize(
     ("records", "arguments", "message"),
     [
-        (labelled("sea", "shop"), ["--label", "topic"], "has no field 'topic' to predict; name another with --label"),
-        (labelled("sea", "sea", "shop"), [], "field 'label' needs two or more values with two or more documents each"),
-        (labelled(*TOPICS, *TOPICS), [], "3 values of field 'label' in 6 documents"),
+        (
+            labelled("sea", "shop"),
+            ["--label", "topic"],
+            "no document has a field 'topic' to predict",
+        ),
+        (labelled("sea", "sea", "shop"), [], "field 'label' needs two or more values with two or more sources each"),
+        (labelled(*TOPICS, *TOPICS), [], "3 values of field 'label' in 6 sources"),
         (labelled("sea", "shop"), ["--model", "LM"], "a plain language model has no encoder"),
     ],
     ids=["field", "one value", "few documents", "language model"],

@@ -6,7 +6,6 @@ The browser's tests need Chromium (CONTRIBUTING.md says how to get it) and are s
 import base64
 import json
 import re
-import sys
 import xml.etree.ElementTree
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,17 +17,13 @@ import torch
 from browser import CHROMIUM, Page, render
 from conftest import STORY
 from report_results import ELBO, FEWER, IWAE, LATENTS, LEVEL, POSITIONS, written
-from run_scripts import ROOT, run_script
+from run_scripts import run_script
 from tiny import perturb
 
 from textvae.build import build_model
 from textvae.config import Config, DataConfig, ModelConfig, TrainConfig
 from textvae.data.dataset import open_documents
 from textvae.data.text.processor import DocumentProcessor
-from textvae.runs import load_run
-from textvae.training.loop import train
-
-sys.path.insert(0, str(ROOT / "eval"))
 from textvae.evaluation.report.drawing import level_colours
 from textvae.evaluation.report.figures import gain_pictures
 from textvae.evaluation.report.measurements import (
@@ -40,6 +35,8 @@ from textvae.evaluation.report.measurements import (
     themed_samples,
 )
 from textvae.evaluation.report.page import MISSING
+from textvae.runs import load_run
+from textvae.training.loop import train
 
 BOO = "<script>console.error('boo')</script> & <img src=https://example.org/boo.png>"
 MODELS = {"three": ("document", "paragraph", "sentence"), "one": ("sentence",), "none": ()}

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from textvae.data.dataset import open_documents
-from textvae.runs import load_run
+from textvae.cli.common import add_model, load_model
+from textvae.cli.evaluation import evaluation_process, own_device
+from textvae.cli.source_options import SOURCES, add_source_options, open_source
 from textvae.search.embed import embed_corpus
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("embed", help="embed a corpus at every level")
-    parser.add_argument("source", help="prepared data set, or any source of `textvae prepare`")
-    parser.add_argument("--model", required=True, metavar="RUN")
+    parser = commands.add_parser(
+        "embed",
+        help="embed a corpus at every level",
+        description="Embed a corpus at every level. Several processes share it: accelerate launch -m textvae.cli.main "
+        "embed ...",
+    )
+    parser.add_argument("source", help=f"prepared data set, or a source: {SOURCES}")
     parser.add_argument("--out", required=True, metavar="INDEX", help="folder to write")
     parser.add_argument("--split", default="train", help="split of the source (default: %(default)s)")
-    parser.add_argument("--limit", type=int)
+    add_source_options(parser)
+    add_model(parser, batch_tokens=True)
     parser.set_defaults(command=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    model = load_run(arguments.model)
-    documents = open_documents(arguments.source, model.processor, arguments.split, arguments.limit)
-    counts = embed_corpus(model, documents, arguments.out, str(Path(arguments.model)))
-    print(f"embedded into {arguments.out}: " + ", ".join(f"{count} {name}s" for name, count in counts.items()))
+    process = evaluation_process(arguments.device)
+    model = load_model(arguments, device=own_device(arguments, process))
+    documents = open_source(arguments, arguments.source, model, arguments.split)
+    if process.is_main_process:
+        print(documents)
+    index = embed_corpus(model, documents, arguments.out, arguments.model, arguments.batch_tokens, process)
+    if process.is_main_process:
+        counts = ", ".join(f"{sum(level.units)} {name}s" for name, level in index.levels.items())
+        print(f"embedded into {arguments.out}: {counts}")

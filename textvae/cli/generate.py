@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from textvae.cli.common import add_sampling, read, sampling, show
-from textvae.runs import load_run
+from textvae.cli.common import add_model, add_sampling, load_model, read, sampling, show
 from textvae.text_vae import HierarchicalTextVAE
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("generate", help="write documents, with a fixed theme if wanted")
-    parser.add_argument("--model", required=True, metavar="RUN")
+    add_model(parser)
     theme = parser.add_mutually_exclusive_group()
     theme.add_argument("--theme-from", metavar="FILE", help="text file whose latents are held")
     theme.add_argument("--theme-seed", type=int, metavar="N", help="draw one theme, and hold it")
@@ -25,7 +24,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(arguments: argparse.Namespace) -> None:
     if arguments.resample and not arguments.theme_from:
         raise ValueError("--resample needs a document to keep the rest of: give --theme-from FILE")
-    model = load_run(arguments.model)
+    model = load_model(arguments)
     options = sampling(arguments)
     if arguments.theme_from:
         level = arguments.resample or _below_top(model)

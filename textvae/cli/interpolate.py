@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from textvae.cli.common import add_sampling, read, sampling, show
-from textvae.runs import load_run
+from textvae.cli.common import add_model, add_sampling, load_model, read, sampling, show
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("interpolate", help="write documents on the way from one latent to another")
-    parser.add_argument("--model", required=True, metavar="RUN")
+    add_model(parser)
     parser.add_argument("--from", dest="start", required=True, metavar="FILE")
     parser.add_argument("--to", dest="end", required=True, metavar="FILE")
     parser.add_argument("--steps", type=int, default=5, help="documents, both ends included (default: %(default)s)")
@@ -21,7 +20,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    model = load_run(arguments.model)
+    model = load_model(arguments)
     written = model.interpolate(
         read(arguments.start),
         read(arguments.end),

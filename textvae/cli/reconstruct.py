@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from textvae.cli.common import read
-from textvae.runs import load_run
+from textvae.cli.common import add_model, load_model, read
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("reconstruct", help="text -> latents -> text, greedily")
-    parser.add_argument("--model", required=True, metavar="RUN")
+    add_model(parser)
     parser.add_argument("file", metavar="FILE")
     parser.set_defaults(command=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    print(load_run(arguments.model).reconstruct(read(arguments.file)).text)
+    print(load_model(arguments).reconstruct(read(arguments.file)).text)

@@ -1,18 +1,29 @@
-"""From documents to batches on the device: the steps of training, and the groups of an evaluation."""
+"""From documents to batches on the device: the steps of training, and the one walk of every evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from operator import itemgetter
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
 
 from textvae.data.batch import BatchLayout, DocumentBatch
 from textvae.data.collate import collate
+from textvae.data.dataset import Documents
 from textvae.data.document import EncodedDocument
 from textvae.data.plan import BatchPlan, fill, share
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -76,22 +87,104 @@ def training_loader(steps: TrainingSteps, first: int, num_workers: int) -> DataL
     )
 
 
+Order = Literal["length", "data"]
+
+
+@dataclass(frozen=True)
+class DocumentGroup:
+    """Documents that are evaluated together."""
+
+    rows: list[int]
+    """Of each in the data."""
+    members: list[EncodedDocument]
+    batch: DocumentBatch
+    """The same documents in the same order, on the device."""
+
+
+def walk(
+    documents: Documents,
+    layout: BatchLayout,
+    device: torch.device,
+    *,
+    batch_tokens: int,
+    process: PartialState | Accelerator | None = None,
+    order: Order = "length",
+    purpose: str | None = None,
+    workers: int | None = None,
+) -> Iterator[DocumentGroup]:
+    """This process's share of the documents in the groups of `evaluation_groups`, on the device.
+
+    A progress bar of documents, named `purpose`, is drawn by the main process where somebody can see it. `workers`
+    threads read and collate ahead of the device (default: two, or none where the device is the CPU that they would
+    take themselves).
+    """
+    process = process or PartialState()
+    groups = evaluation_groups(
+        documents.token_counts,
+        batch_tokens,
+        order=order,
+        process=process.process_index,
+        num_processes=process.num_processes,
+    )
+
+    def load(rows: list[int]) -> tuple[list[int], list[EncodedDocument], DocumentBatch]:
+        members = [documents.read(row) for row in rows]
+        return rows, members, collate(members, layout)
+
+    if workers is None:
+        workers = 0 if device.type == "cpu" else 2
+    # `disable=None`: no bar where nobody sees it.
+    hidden = None if purpose is not None and process.is_main_process else True
+    with tqdm(total=sum(map(len, groups)), desc=purpose, unit="document", leave=False, disable=hidden) as bar:
+        for rows, members, batch in _ahead(load, groups, workers):
+            yield DocumentGroup(rows, members, batch.to(device))
+            bar.update(len(rows))
+
+
 def evaluation_groups(
     token_counts: np.ndarray,
     batch_tokens: int,
     *,
-    documents: np.ndarray | None = None,
+    order: Order = "length",
     process: int = 0,
     num_processes: int = 1,
-) -> Iterator[list[int]]:
-    """One process's `documents` (numbers; default: all) in groups of similar length, shortest first.
+) -> list[list[int]]:
+    """One process's rows in groups of at most `batch_tokens` predicted tokens; a longer document is a group of its
+    own.
 
-    Documents share a batch with the same others whatever the number of processes; only who scores it changes.
-    A process may be left without any.
+    Documents share a group with the same others whatever the number of processes; only who takes it changes. By
+    `length`, members are of similar length, the shortest come first, and every process gets about the same number
+    of tokens. By `data`, the groups follow the data, process after process. A process may be left without any.
     """
-    chosen = np.arange(len(token_counts)) if documents is None else documents
-    order = chosen[np.argsort(token_counts[chosen], kind="stable")]
-    groups = list(fill(order, token_counts, batch_tokens))
+    rows = np.arange(len(token_counts))
+    if order == "length":
+        rows = np.argsort(token_counts, kind="stable")
+    groups = [group.tolist() for group in fill(rows, token_counts, batch_tokens)]
     loads = np.asarray([token_counts[group].sum() for group in groups])
-    for number in sorted(share(np.arange(len(groups)), loads, num_processes)[process].tolist()):
-        yield groups[number].tolist()
+    if order == "length":
+        mine = sorted(share(np.arange(len(groups)), loads, num_processes)[process].tolist())
+    else:
+        middle = np.cumsum(loads) - loads / 2
+        mine = np.flatnonzero(middle * num_processes // max(1, loads.sum()) == process).tolist()
+    return [groups[group] for group in mine]
+
+
+def gather_in_order(found: Iterable[tuple[int, T]]) -> list[T]:
+    """The results of all processes, given with the rows of their documents, in the order of the data; all processes
+    get them."""
+    return [result for _, result in sorted(gather_object(list(found)), key=itemgetter(0))]
+
+
+def _ahead(make: Callable[[S], T], items: Sequence[S], workers: int) -> Iterator[T]:
+    """`make` of every item, in order, up to `workers` of them made ahead by as many threads."""
+    if not workers:
+        yield from map(make, items)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[T]] = deque()
+        for item in items:
+            waiting.append(pool.submit(make, item))
+            if len(waiting) > workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

@@ -1,41 +1,181 @@
-"""Features of documents and their labels, for linear probes of what the latents know."""
+"""Linear probes of what the latents know: features of documents, their labels, and a split that no source crosses."""
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from sklearn.dummy import DummyClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, f1_score
+from sklearn.model_selection import train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from textvae.data.dataset import Documents
 from textvae.data.document import EncodedDocument
+from textvae.data.loader import gather_in_order, walk
 from textvae.model.unit_transformer import segment_mean
-from textvae.search.embed import batches
 from textvae.text_vae import HierarchicalTextVAE
+
+ENCODER, MAJORITY = "encoder_mean", "majority"
+TEST_SHARE = 0.3
+
+
+@dataclass(frozen=True)
+class LabelledFeatures:
+    """Documents that have a label."""
+
+    features: dict[str, np.ndarray]
+    """[documents, D] by latent level and for `encoder_mean`."""
+    labels: np.ndarray
+    """[documents] of strings."""
+    sources: np.ndarray
+    """[documents] ids of the source documents that they are, or are sections of."""
+    num_unlabelled: int
+    """Documents without a label, which were left out."""
+
+    def select(self, kept: np.ndarray) -> LabelledFeatures:
+        features = {name: values[kept] for name, values in self.features.items()}
+        return LabelledFeatures(features, self.labels[kept], self.sources[kept], self.num_unlabelled)
+
+
+@dataclass(frozen=True)
+class ProbeScore:
+    accuracy: float
+    f1_macro: float
+
+
+@dataclass(frozen=True)
+class ProbeReport:
+    """What eval/probe.py writes, beside the name of the label; numbers are of documents unless they say otherwise."""
+
+    classes: int
+    train: int
+    test: int
+    train_sources: int
+    test_sources: int
+    left_out_rare: int
+    """Whose label fewer than two sources have: it cannot be both learned and tested."""
+    left_out_unlabelled: int
+    levels: dict[str, ProbeScore]
+    baselines: dict[str, ProbeScore]
 
 
 @torch.no_grad()
 def document_features(
-    model: HierarchicalTextVAE, documents: Documents, label: str, batch_tokens: int = 8192
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Every document's features [documents, D] by latent level and for `encoder_mean`, and its label.
+    model: HierarchicalTextVAE,
+    documents: Documents,
+    label: str,
+    batch_tokens: int = 8192,
+    process: PartialState | None = None,
+) -> LabelledFeatures:
+    """Features and labels of all documents that have one; of several processes each takes a share.
 
     A lower level's feature is the mean over the document's units; `encoder_mean` is the mean of the pretrained
-    sentence features. Raises ValueError naming a document that lacks the field `label`.
+    sentence features. Null, NaN, empty and missing labels are none. Raises ValueError where no document has one.
     """
-    features: dict[str, list[np.ndarray]] = {name: [] for name in (*model.level_names, "encoder_mean")}
-    labels: list[str] = []
-    for members, batch in batches(model, documents, batch_tokens):
-        for name, latents in model.latents(batch).items():
-            features[name].append(segment_mean(latents.mean, latents.document, len(members)).cpu().numpy())
-        sentences = segment_mean(model.sentence_features(batch), batch.levels[-1].document, len(members))
-        features["encoder_mean"].append(sentences.cpu().numpy())
-        labels.extend(_label(document, label) for document in members)
-    return {name: np.concatenate(parts) for name, parts in features.items()}, np.asarray(labels)
+    found: list[tuple[int, tuple[str | None, dict[str, np.ndarray]]]] = []
+    for group in walk(
+        documents, model.layout, model.device, batch_tokens=batch_tokens, process=process, purpose="features"
+    ):
+        count = len(group.rows)
+        means = {
+            name: segment_mean(latents.mean, latents.document, count)
+            for name, latents in model.latents(group.batch).items()
+        }
+        means[ENCODER] = segment_mean(model.sentence_features(group.batch), group.batch.levels[-1].document, count)
+        values = {name: mean.float().cpu().numpy() for name, mean in means.items()}
+        for place, (row, document) in enumerate(zip(group.rows, group.members, strict=True)):
+            found.append((row, (_label(document, label), {name: rows[place] for name, rows in values.items()})))
+    of_documents = gather_in_order(found)
+    labelled = [row for row, (value, _) in enumerate(of_documents) if value is not None]
+    if not labelled:
+        raise ValueError(f"no document has a field '{label}' to predict; name another with --label")
+    return LabelledFeatures(
+        {name: np.stack([of_documents[row][1][name] for row in labelled]) for name in (*model.level_names, ENCODER)},
+        np.asarray([of_documents[row][0] for row in labelled]),
+        np.asarray([documents.source_ids[row] for row in labelled]),
+        len(of_documents) - len(labelled),
+    )
 
 
-def _label(document: EncodedDocument, name: str) -> str:
+def _label(document: EncodedDocument, name: str) -> str | None:
     value = document.label if name == "label" else json.loads(document.extra).get(name)
-    if value is None:
-        raise ValueError(f"document '{document.id}' has no field '{name}' to predict; name another with --label")
+    if value is None or (isinstance(value, float) and math.isnan(value)) or not str(value).strip():
+        return None
     return str(value)
+
+
+def probe(found: LabelledFeatures, label: str, seed: int) -> ProbeReport:
+    """A logistic regression on every level's features, beside two baselines, tested on sources that it has not seen.
+
+    Raises ValueError for labels that are too rare to be learned and tested.
+    """
+    kept = found.select(~np.isin(found.labels, _rare(found)))
+    train, test = split_by_source(kept.labels, kept.sources, label, seed)
+
+    def score(classifier, values: np.ndarray) -> ProbeScore:
+        predicted = classifier.fit(values[train], kept.labels[train]).predict(values[test])
+        return ProbeScore(
+            float(accuracy_score(kept.labels[test], predicted)),
+            float(f1_score(kept.labels[test], predicted, average="macro")),
+        )
+
+    scores = {
+        name: score(make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, C=0.1)), values)
+        for name, values in kept.features.items()
+    }
+    majority = score(DummyClassifier(strategy="most_frequent"), np.zeros((len(kept.labels), 1)))
+    baselines = {MAJORITY: majority, ENCODER: scores.pop(ENCODER)}
+    return ProbeReport(
+        classes=len(set(kept.labels)),
+        train=len(train),
+        test=len(test),
+        train_sources=len(set(kept.sources[train])),
+        test_sources=len(set(kept.sources[test])),
+        left_out_rare=len(found.labels) - len(kept.labels),
+        left_out_unlabelled=found.num_unlabelled,
+        levels=scores,
+        baselines=baselines,
+    )
+
+
+def _rare(found: LabelledFeatures) -> list[str]:
+    """Labels that fewer than two sources have."""
+    sources: dict[str, set[str]] = {}
+    for name, source in zip(found.labels, found.sources, strict=True):
+        sources.setdefault(name, set()).add(source)
+    return [name for name, members in sources.items() if len(members) < 2]
+
+
+def split_by_source(
+    labels: Sequence[str] | np.ndarray, sources: Sequence[str] | np.ndarray, label: str, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to train on and rows to test on, three sources in ten, stratified by label: no source is in both, or a
+    probe would recognise an article's other sections. A source has one label, as all its sections do (of several,
+    its first counts).
+
+    Raises ValueError, naming the field `label`, for fewer than two labels or fewer sources than can test each.
+    """
+    labels, sources = np.asarray(labels), np.asarray(sources)
+    names, first, source_of = np.unique(sources, return_index=True, return_inverse=True)
+    classes = len(set(labels[first]))
+    if classes < 2:
+        raise ValueError(f"field '{label}' needs two or more values with two or more sources each")
+    num_test = math.ceil(TEST_SHARE * len(names))
+    if num_test < classes:
+        raise ValueError(
+            f"there are {classes} values of field '{label}' in {len(names)} sources: too few to test each; give more "
+            "documents, or a coarser field with --label"
+        )
+    # By the order of the data, so that documents without sections are split as if there were no sources.
+    order = np.argsort(first)
+    tested = train_test_split(order, test_size=num_test, random_state=seed, stratify=labels[first[order]])[1]
+    is_tested = np.isin(source_of, tested)
+    return np.flatnonzero(~is_tested), np.flatnonzero(is_tested)

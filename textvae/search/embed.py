@@ -1,78 +1,138 @@
-"""Embed a corpus at every level and search it.
+"""Embed a corpus at every level: the rows are written as they are made, and the index appears when it is whole.
 
-An index is a folder: `index.json`, and for every level an Arrow data set of its units with their embeddings.
 Embeddings are posterior means, inferred with the ancestors' means.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from functools import reduce
+from operator import add
 from pathlib import Path
-from typing import Any
 
-import datasets
-import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 
 from textvae.data.batch import DocumentBatch
 from textvae.data.dataset import Documents
 from textvae.data.document import EncodedDocument
-from textvae.data.plan import fill
-from textvae.search.index import INDEX_FILE
+from textvae.data.loader import DocumentGroup, walk
+from textvae.search.origin import ModelOrigin
+from textvae.search.storage import FORMAT, IndexDescription, LevelDescription, Moments, ShardWriter
 from textvae.text_vae import HierarchicalTextVAE
 
 
 def embed_corpus(
-    model: HierarchicalTextVAE, documents: Documents, out: str | Path, run: str, batch_tokens: int = 8192
-) -> dict[str, int]:
-    """Write an index of all `documents`; returns the number of units by level.
+    model: HierarchicalTextVAE,
+    documents: Documents,
+    out: str | Path,
+    run: str,
+    batch_tokens: int = 8192,
+    process: PartialState | None = None,
+) -> IndexDescription:
+    """Write an index of all `documents` with the model of `run`; of several processes each writes a shard.
 
-    Raises ValueError when the model has no latents or the folder exists.
+    It is written aside, and renamed to `out` when it is whole. Raises ValueError when the model has no latents or
+    the folder exists.
     """
+    process = process or PartialState()
     out = Path(out)
     if out.exists():
         raise ValueError(f"'{out}' exists already: remove it, or choose another folder (--out)")
     if not model.level_names:
         raise ValueError(f"'{run}' is a plain language model: it has no latents to embed with")
-    counts = {}
-    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in model.level_names}
-    for level, row in _unit_rows(model, documents, batch_tokens):
-        rows[level].append(row)
-    for name, members in rows.items():
-        datasets.Dataset.from_list(members).save_to_disk(str(out / name))
-        counts[name] = len(members)
-    description = {"run": run, "levels": counts}
-    (out / INDEX_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-    return counts
+    partial = out.parent / f".{out.name}.partial"
+    if process.is_main_process:
+        shutil.rmtree(partial, ignore_errors=True)  # of an embedding that was killed
+        partial.mkdir(parents=True)
+    process.wait_for_everyone()
+    parts: list[dict[str, Moments]] = gather_object([_write_shard(model, documents, partial, batch_tokens, process)])
+    totals = {name: reduce(add, (part[name] for part in parts)) for name in model.level_names}
+    description = IndexDescription(
+        format=FORMAT,
+        model=ModelOrigin.of(run, out),
+        documents=len(documents),
+        sources=documents.num_sources,
+        levels={
+            name: LevelDescription([part[name].count for part in parts], total.mean.tolist(), total.std.tolist())
+            for name, total in totals.items()
+        },
+    )
+    if process.is_main_process:
+        description.write(partial)
+        partial.rename(out)
+    process.wait_for_everyone()
+    return description
 
 
-def _unit_rows(
-    model: HierarchicalTextVAE, documents: Documents, batch_tokens: int
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    for members, batch in batches(model, documents, batch_tokens):
-        for name, latents in model.latents(batch).items():
-            texts = unit_texts(members, batch, batch.level_number(name))
-            vectors = latents.mean.float().cpu().numpy()
-            for document, text, vector in zip(latents.document.tolist(), texts, vectors, strict=True):
-                source = members[document]
-                yield name, {"document": source.id, "title": source.title, "text": text, "embedding": vector}
+def _write_shard(
+    model: HierarchicalTextVAE, documents: Documents, folder: Path, batch_tokens: int, process: PartialState
+) -> dict[str, Moments]:
+    """Of every level."""
+    with ExitStack() as stack:
+        writers = {
+            name: stack.enter_context(
+                closing(
+                    ShardWriter(
+                        folder / name,
+                        process.process_index,
+                        process.num_processes,
+                        model.hierarchy.stack[name].latent_size,
+                    )
+                )
+            )
+            for name in model.level_names
+        }
+        for group in walk(
+            documents,
+            model.layout,
+            model.device,
+            batch_tokens=batch_tokens,
+            process=process,
+            order="data",
+            purpose="embeddings",
+        ):
+            _write_group(model, group, writers)
+        return {name: writer.moments for name, writer in writers.items()}
 
 
-def batches(
-    model: HierarchicalTextVAE, documents: Documents, batch_tokens: int
-) -> Iterator[tuple[list[EncodedDocument], DocumentBatch]]:
-    """All documents in the order of the data."""
-    for part in fill(np.arange(len(documents)), documents.token_counts, batch_tokens):
-        members = [documents.read(int(number)) for number in part]
-        yield members, model.batch(members)
+@torch.no_grad()
+def _write_group(model: HierarchicalTextVAE, group: DocumentGroup, writers: dict[str, ShardWriter]) -> None:
+    above: str | None = None
+    before = {name: writer.moments.count for name, writer in writers.items()}
+    for name, latents in model.latents(group.batch).items():
+        level = group.batch.level_number(name)
+        members = [group.members[document] for document in latents.document.tolist()]
+        parents: list[int | None] = [None] * len(members)
+        if above is not None:
+            ancestors = group.batch.ancestor(level, group.batch.level_number(above)).tolist()
+            parents = [before[above] + ancestor for ancestor in ancestors]
+        columns = {
+            "row": [group.rows[document] for document in latents.document.tolist()],
+            "document": [member.id for member in members],
+            "source_id": [member.source_id for member in members],
+            "title": [member.title for member in members],
+            "parent": parents,
+            "text": unit_texts(group.members, group.batch, level),
+        }
+        writers[name].write(latents.mean.float().cpu().numpy(), columns)
+        above = name
 
 
-def unit_texts(documents: list[EncodedDocument], batch: DocumentBatch, level: int) -> list[str]:
-    """The text of every unit of a level."""
+def unit_texts(documents: Sequence[EncodedDocument], batch: DocumentBatch, level: int) -> list[str]:
+    """The text of every unit of a level: its lowest parents' (sentences as they were separated), between blank
+    lines."""
     sentences = [sentence for document in documents for sentence in document.sentences]
     lowest = len(batch.levels) - 1
-    unit_of = batch.ancestor(lowest, level).tolist()
-    texts = [""] * len(batch.levels[level])
-    for unit, sentence in zip(unit_of, sentences, strict=True):
-        texts[unit] += sentence if sentence.startswith(" ") or not texts[unit] else " " + sentence
-    return [text.strip() for text in texts]
+    if level == lowest:
+        return [sentence.strip() for sentence in sentences]
+    parents = [""] * len(batch.levels[lowest - 1])
+    for parent, sentence in zip(batch.levels[lowest].parent.tolist(), sentences, strict=True):
+        parents[parent] += sentence
+    texts: list[list[str]] = [[] for _ in range(len(batch.levels[level]))]
+    for unit, text in zip(batch.ancestor(lowest - 1, level).tolist(), parents, strict=True):
+        texts[unit].append(text)
+    return ["\n\n".join(parts) for parts in texts]

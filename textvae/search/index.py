@@ -1,25 +1,31 @@
-"""Search an embedded corpus: the units of a level nearest to a query."""
+"""Search an embedded corpus: the units of a level nearest to a query.
+
+Shapes: U units, Z latent size.
+"""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import datasets
 import numpy as np
+import pyarrow
 import torch
 
 from textvae.data.document import SourceDocument
+from textvae.data.text.segmentation import normalise
+from textvae.search.storage import IndexDescription, LevelDescription, embeddings_of, read_level
 from textvae.text_vae import HierarchicalTextVAE
 
-INDEX_FILE = "index.json"
+SMALLEST_DEVIATION = 1e-6
+"""A dimension that varies less tells no units apart."""
 
 
 @dataclass(frozen=True)
 class SearchResult:
     score: float
-    """Cosine similarity of centred embeddings, in [-1, 1]."""
+    """Cosine similarity of standardised embeddings, in [-1, 1]."""
     document: str
     title: str | None
     text: str
@@ -33,29 +39,99 @@ class Index:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        if not (self.folder / INDEX_FILE).is_file():
-            raise ValueError(f"'{folder}' is no index: it has no {INDEX_FILE}; make one with textvae embed")
-        description = json.loads((self.folder / INDEX_FILE).read_text(encoding="utf-8"))
-        self.run: str = description["run"]
-        self.levels: dict[str, int] = description["levels"]
+        self.description = IndexDescription.read(self.folder)
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """Top first."""
+        return tuple(self.description.levels)
+
+    def find_model(self, named: str | None = None) -> str:
+        """The run folder or Hub name of the model that made the index: `named`, or where it was then.
+
+        Raises ValueError where it is not to be found, and for another model: its latents mean something else.
+        """
+        return self.description.model.find(self.folder, named)
 
     def search(
         self, model: HierarchicalTextVAE, query: str, level: str | None = None, k: int = 10
     ) -> list[SearchResult]:
-        """The `k` units of `level` (default: the top) nearest to the query, a one-sentence document."""
-        level = level or next(iter(self.levels))
+        """The `k` units (or all, if there are fewer) of `level` (default: the top) nearest to the query.
+
+        `model`: the one of `find_model`. Raises ValueError for an empty query, and as `nearest` does.
+        """
+        level = self.levels[0] if level is None else level
+        self._check(level, k)
+        return self.nearest(embed_query(model, query, level), level, k)
+
+    def nearest(self, sought: np.ndarray, level: str, k: int = 10) -> list[SearchResult]:
+        """The `k` units of `level` nearest to an embedding [Z].
+
+        Raises ValueError for a level that is not there, a `k` below 1, an embedding of another size and a damaged
+        index.
+        """
+        described = self._check(level, k)
+        if len(sought) != len(described.mean):
+            raise ValueError(
+                f"the model has {len(sought)} dimensions at level '{level}', the index {len(described.mean)}: search "
+                "with the model that made it"
+            )
+        units = read_level(self.folder, self.description, level)
+        scores = np.concatenate([similarities(part, sought, described) for part in embeddings_of(units)])
+        if not np.isfinite(scores).all():
+            raise ValueError(f"'{self.folder / level}' is damaged: embeddings are not finite; embed the corpus again")
+        best = torch.from_numpy(scores).topk(min(k, len(scores)))
+        rows = (self._row(units, number) for number in best.indices.tolist())
+        return [
+            SearchResult(score, row["document"], row["title"], row["text"])
+            for score, row in zip(best.values.tolist(), rows, strict=True)
+        ]
+
+    def _check(self, level: str, k: int) -> LevelDescription:
         if level not in self.levels:
             raise ValueError(f"the index has no level '{level}'; it has {', '.join(self.levels)}")
-        units = datasets.load_from_disk(str(self.folder / level)).with_format("numpy", columns=["embedding"])
-        corpus = torch.from_numpy(np.stack(units["embedding"][:]))
-        sought = model.encode([SourceDocument(id="query", text=query)])[level].mean.float().cpu()
-        # All posterior means share a large common part; what tells units apart is what is left of it.
-        centre, spread = corpus.mean(0), corpus.std(0).clamp(min=1e-6)
-        scores = torch.nn.functional.cosine_similarity((corpus - centre) / spread, (sought[:1] - centre) / spread)
-        best = scores.topk(min(k, len(scores)))
-        plain = units.with_format(None)
-        found = []
-        for score, number in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-            row = plain[number]
-            found.append(SearchResult(score, row["document"], row["title"], row["text"]))
-        return found
+        if k < 1:
+            raise ValueError(f"k is {k}; it must be 1 or more")
+        return self.description.levels[level]
+
+    def _row(self, units: pyarrow.Table, number: int) -> dict[str, Any]:
+        part = units.slice(number, 1)
+        try:
+            part.validate(full=True)
+        except pyarrow.ArrowInvalid as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"'{self.folder}' is damaged ({reason}); embed the corpus again") from None
+        return part.to_pylist()[0]
+
+
+def embed_query(model: HierarchicalTextVAE, query: str, level: str) -> np.ndarray:
+    """[Z] in float32: the query as a document of one unit at every level, all of it in one sentence (or, where it is
+    too long for one, the mean of its sentences). Raises ValueError for a query without text and for a level that the
+    model does not have."""
+    if level not in model.level_names:
+        raise ValueError(f"the model has no level '{level}'; it has {', '.join(model.level_names)}")
+    text = normalise(query)
+    if not text.strip():
+        raise ValueError("the query is empty: give some words to search for")
+    depth = len(model.config.hierarchy) - 1
+    units: list[Any] = [text]
+    for _ in range(depth - 1):
+        units = [units]
+    source = SourceDocument("query", units=units) if depth else SourceDocument("query", text=text)
+    latents = model.latents(model.batch(model.process([source])))
+    return latents[level].mean.float().mean(0).cpu().numpy()
+
+
+def similarities(corpus: np.ndarray, sought: np.ndarray, level: LevelDescription) -> np.ndarray:
+    """[U] cosines of the corpus's embeddings [U, Z] and the query's [Z], in [-1, 1].
+
+    All posterior means share a large common part; what tells units apart is what is left of it, in units of its
+    spread. A single unit has nothing left, and is compared as it is.
+    """
+    centre, spread = np.asarray(level.mean, dtype=np.float32), np.asarray(level.std, dtype=np.float32)
+    varies = spread > SMALLEST_DEVIATION
+    if varies.any():
+        scale = np.where(varies, 1 / np.where(varies, spread, 1), 0).astype(np.float32)
+        corpus, sought = (corpus - centre) * scale, (sought - centre) * scale
+    lengths = np.linalg.norm(corpus, axis=1) * np.linalg.norm(sought)
+    return np.clip(corpus @ sought / np.maximum(lengths, 1e-12), -1, 1)

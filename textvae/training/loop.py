@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
@@ -20,11 +20,11 @@ from torch.nn.utils import get_total_norm
 from textvae.build import build_model
 from textvae.config import Config, EncoderConfig, Likelihood, ObjectiveConfig, TrainConfig
 from textvae.data.dataset import PreparedSplit, load_prepared
-from textvae.data.loader import StepBatches, TrainingSteps, evaluation_groups, training_loader
+from textvae.data.loader import StepBatches, TrainingSteps, training_loader, walk
 from textvae.data.plan import BatchPlan, spread
+from textvae.devices import best_precision, choose_device
 from textvae.model.adapter import ADAPTER
 from textvae.model.noise import KeyedNoise
-from textvae.precision import best_precision
 from textvae.text_vae import HierarchicalTextVAE
 from textvae.training.checkpoint import Checkpoints, fingerprint
 from textvae.training.objective import Objective, elbo_terms
@@ -126,10 +126,12 @@ def train(config: Config) -> Path:
 
 
 def _accelerator(settings: TrainConfig) -> Accelerator:
+    device = choose_device()
     precision = settings.mixed_precision
     if precision == "auto":
-        precision = best_precision(PartialState().device)
+        precision = best_precision(device)
     return Accelerator(
+        cpu=device.type == "cpu",
         mixed_precision=precision,
         log_with="tensorboard" if settings.tracker == "tensorboard" else None,
         project_dir=settings.output,
@@ -203,18 +205,11 @@ def validate(
     every time."""
     model.eval()
     totals = Totals(model)
-    mine = evaluation_groups(
-        split.token_counts,
-        batch_tokens,
-        documents=spread(limit, len(split)),
-        process=accelerator.process_index,
-        num_processes=accelerator.num_processes,
-    )
-    for numbers in mine:
-        batch = model.batch([split.read(number) for number in numbers])
+    documents = split.documents.select(spread(limit, len(split)))
+    for group in walk(documents, model.layout, model.device, batch_tokens=batch_tokens, process=accelerator):
         with accelerator.autocast():
-            output = model(batch, VALIDATION_NOISE, likelihood=likelihood)
-        totals.add(batch, elbo_terms(output, batch))
+            output = model(group.batch, VALIDATION_NOISE, likelihood=likelihood)
+        totals.add(group.batch, elbo_terms(output, group.batch))
     return totals.reduce(accelerator)
 
 

@@ -11,7 +11,7 @@ from textvae.evaluation.diagnostics.positions import PositionGain
 @dataclass(frozen=True)
 class LevelDiagnostics:
     """One level. Increases of the distortion (text and structure) are per unit of the level, their 95 % intervals
-    over documents, paired; payoffs are per nat of the level's rate, None where there is none."""
+    paired by document and clustered by source; payoffs are per nat of the level's rate, None where there is none."""
 
     dims: int
     units: int
@@ -61,6 +61,8 @@ class NllGain:
 @dataclass(frozen=True)
 class LatentReport:
     documents: int
+    sources: int
+    """Source documents that they are, or are sections of: what intervals are clustered by."""
     tokens: int
     seed: int
     hierarchy: tuple[str, ...]
@@ -73,6 +75,7 @@ class LatentReport:
         """The keys of the file contract."""
         return {
             "documents": self.documents,
+            "sources": self.sources,
             "tokens": self.tokens,
             "seed": self.seed,
             "levels": {name: asdict(level) for name, level in self.levels.items()},

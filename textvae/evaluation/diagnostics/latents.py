@@ -7,13 +7,12 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object, tqdm
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from textvae.data.batch import DocumentBatch
-from textvae.data.collate import collate
 from textvae.data.dataset import Documents
-from textvae.data.loader import evaluation_groups
+from textvae.data.loader import walk
 from textvae.evaluation.diagnostics.latent_report import LatentReport, LevelDiagnostics, NllGain
 from textvae.evaluation.diagnostics.passes import Exchanged, LeftOut, LevelUnits, exchange, leave_out
 from textvae.evaluation.diagnostics.positions import PositionSums, position_gain
@@ -41,48 +40,52 @@ def latent_diagnostics(
 ) -> LatentReport:
     """Measure every level; of several processes each takes a share, and all return the same report.
 
-    Raises ValueError for a model without latents and for fewer than two documents.
+    Raises ValueError for a model without latents and for documents of a single source.
     """
     if not model.level_names:
         raise ValueError("a plain language model has no latents to examine; give a model with levels")
-    process = process or PartialState()
-    partners = exchange_partners([documents.read(number).id for number in range(len(documents))], seed)
+    partners = exchange_partners(documents.ids, documents.source_ids, seed)
     noise = KeyedNoise(seed)
-    groups = list(
-        evaluation_groups(
-            documents.token_counts, batch_tokens, process=process.process_index, num_processes=process.num_processes
-        )
-    )
 
     def batches(purpose: str) -> Iterator[tuple[DocumentBatch, Tensor]]:
-        for numbers in tqdm(groups, purpose, unit="batch", leave=False):
-            batch = collate([documents.read(number) for number in numbers], model.layout)
-            yield batch.to(model.device), torch.tensor(numbers)
+        for group in walk(
+            documents, model.layout, model.device, batch_tokens=batch_tokens, process=process, purpose=purpose
+        ):
+            yield group.batch, torch.tensor(group.rows)
 
     # Whoever computed it, everybody knows it: the partners of a document may be another process's.
     first: list[LeftOut] = gather_object(
-        [leave_out(model, batch, numbers, noise) for batch, numbers in batches("levels left out")]
+        [leave_out(model, batch, rows, noise) for batch, rows in batches("levels left out")]
     )
     units = {name: LevelUnits.joined([part.units[name] for part in first]) for name in model.level_names}
     second: list[dict[str, Exchanged]] = gather_object(
-        [exchange(model, batch, numbers, noise, units, partners) for batch, numbers in batches("levels exchanged")]
+        [exchange(model, batch, rows, noise, units, partners) for batch, rows in batches("levels exchanged")]
     )
     by_level = {name: [part[name] for part in second] for name in model.level_names}
     return LatentReport(
         documents=len(documents),
+        sources=documents.num_sources,
         tokens=int(documents.token_counts.sum()),
         seed=seed,
         hierarchy=model.layout.hierarchy,
-        levels={name: _level(name, units[name], first, by_level[name]) for name in model.level_names},
+        levels={
+            name: _level(name, units[name], documents.source_ids, first, by_level[name]) for name in model.level_names
+        },
         nll_gain={name: _gain(first, by_level[name]) for name in model.level_names},
     )
 
 
-def _level(name: str, found: LevelUnits, first: Sequence[LeftOut], second: Sequence[Exchanged]) -> LevelDiagnostics:
+def _level(
+    name: str, found: LevelUnits, source_ids: Sequence[str], first: Sequence[LeftOut], second: Sequence[Exchanged]
+) -> LevelDiagnostics:
     units, dims = found.z.shape
     effects = [part.effects[name] for part in first]
     zeroed = torch.cat([effect.nll_when_zeroed for effect in effects])
-    counts = torch.cat([part.units[name].document.unique_consecutive(return_counts=True)[1] for part in first])
+    rows, counts = map(
+        torch.cat,
+        zip(*(part.units[name].document.unique_consecutive(return_counts=True) for part in first), strict=True),
+    )
+    sources = [source_ids[row] for row in rows.tolist()]
     # Both passes took the same batches in the same order.
     shuffled = torch.cat([b.distortion - a.distortion for a, b in zip(first, second, strict=True)])
     restructured = math.fsum(float((b.structure - a.structure).sum()) for a, b in zip(first, second, strict=True))
@@ -103,10 +106,10 @@ def _level(name: str, found: LevelUnits, first: Sequence[LeftOut], second: Seque
         mutual_information=math.fsum(part.information for part in second) / units,
         mutual_information_ceiling=math.log(units),
         nll_increase_when_shuffled=float(shuffled.sum()) / units,
-        nll_increase_when_shuffled_interval=paired_interval(shuffled, counts),
+        nll_increase_when_shuffled_interval=paired_interval(shuffled, counts, sources),
         nll_increase_when_shuffled_structure=restructured / units,
         nll_increase_when_zeroed=float(zeroed.sum()) / units,
-        nll_increase_when_zeroed_interval=paired_interval(zeroed, counts),
+        nll_increase_when_zeroed_interval=paired_interval(zeroed, counts, sources),
         payoff=saved / rate if has_rate else None,
         payoff_over_prior_mean=saved_over_mean / rate if has_rate else None,
     )

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from accelerate import PartialState
-from accelerate.utils import gather_object
 
 from textvae.data.dataset import Documents
-from textvae.data.loader import evaluation_groups
+from textvae.data.loader import gather_in_order, walk
 from textvae.data.plan import spread
 from textvae.text_vae import HierarchicalTextVAE
 from textvae.writing.plan import SamplingOptions
@@ -33,23 +32,17 @@ def reconstruct(
 
     Of several processes each takes a share, and all return the same.
     """
-    process = process or PartialState()
-    groups = evaluation_groups(
-        documents.token_counts,
-        GROUP_TOKENS,
-        documents=spread(num, len(documents)),
-        process=process.process_index,
-        num_processes=process.num_processes,
-    )
+    chosen = documents.select(spread(num, len(documents)))
     options = SamplingOptions(temperature=0.0, max_sentence_tokens=model.processor.max_sentence_tokens)
-    found = []
-    for numbers in groups:
-        members = [documents.read(number) for number in numbers]
-        written = model.write([model.plan_processed(document, None) for document in members], options=options)
-        for number, document, text in zip(numbers, members, written, strict=True):
+    found: list[tuple[int, Reconstruction]] = []
+    for group in walk(
+        chosen, model.layout, model.device, batch_tokens=GROUP_TOKENS, process=process, purpose="reconstructions"
+    ):
+        written = model.write([model.plan_processed(document, None) for document in group.members], options=options)
+        for row, document, text in zip(group.rows, group.members, written, strict=True):
             original = [sentence.strip() for sentence in document.sentences]
-            found.append((number, Reconstruction(original, text.sentences)))
-    return [reconstruction for _, reconstruction in sorted(gather_object(found), key=lambda pair: pair[0])]
+            found.append((row, Reconstruction(original, text.sentences)))
+    return gather_in_order(found)
 
 
 def exact_match(reconstructions: Sequence[Reconstruction]) -> float:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from textvae.data.batch import key_of
+from textvae.evaluation.standard_errors import ratio_error
 from textvae.model.gaussian import LOG_TWO_PI, DiagonalGaussian
 
 ACTIVE_VARIANCE = 0.01
@@ -66,31 +68,46 @@ def pointwise_information(posterior: DiagonalGaussian, z: Tensor, units: Tensor,
     return torch.cat(information)
 
 
-def paired_interval(differences: Tensor, units: Tensor) -> list[float]:
+def paired_interval(differences: Tensor, units: Tensor, sources: Sequence[str]) -> list[float]:
     """95 % interval of sum(differences) / sum(units), both [B] of single documents, the differences paired.
 
-    The standard error is the ratio estimator's (Cochran 1977, eq. 2.39): documents differ in size, and only what
-    departs from the common ratio is error.
+    The standard error is a ratio's, as documents differ in size, and clustered by the documents' `sources`. Raises
+    ValueError for a single source, whose error cannot be known.
     """
-    total = float(units.sum())
-    ratio, error = float(differences.sum()) / total, 0.0
-    if len(differences) > 1:
-        residuals = differences - ratio * units
-        error = 1.96 * math.sqrt(len(differences)) * float(residuals.std(correction=1)) / total
-    return [ratio - error, ratio + error]
+    error = ratio_error(differences.tolist(), units.tolist(), sources)
+    if error is None:
+        raise ValueError("an interval needs documents of two or more sources: give more data")
+    ratio = float(differences.sum()) / float(units.sum())
+    return [ratio - 1.96 * error, ratio + 1.96 * error]
 
 
-def exchange_partners(ids: Sequence[str], seed: int) -> Tensor:
-    """[B]: whose latents each document gets: the next in a circle, so never its own. The circle is in an order that
-    depends on the documents' ids and the seed, not on how the documents are ordered.
+def exchange_partners(ids: Sequence[str], sources: Sequence[str], seed: int) -> Tensor:
+    """[B]: whose latents each document gets: never its own, nor those of another section of its source.
 
-    Raises ValueError for fewer than two documents.
+    Documents stand in a circle, the sections of a source together, and each takes from as many places back as the
+    largest source is long: so each gives once, unless one source holds more than half of the documents, when the
+    others must give more than once. The circle is in an order that depends on ids and seed, not on how the documents
+    are ordered.
+
+    Raises ValueError for documents of a single source.
     """
-    if len(ids) < 2:
+    if len(set(sources)) < 2:
         raise ValueError(
-            f"latents are exchanged between documents, but the data hold {len(ids)}: give two documents or more"
+            f"latents are exchanged between documents of different sources, but the data hold {len(set(sources))} "
+            "source: give documents of two or more"
         )
-    order = torch.tensor([key_of(f"{seed}/exchange/{name}") for name in ids]).argsort(stable=True)
-    partner = torch.empty_like(order)
-    partner[order] = order.roll(1)
+
+    def place(name: str) -> int:
+        return key_of(f"{seed}/exchange/{name}")
+
+    circle = sorted(range(len(ids)), key=lambda row: (place(sources[row]), place(ids[row]), row))
+    sizes = [len(list(members)) for _, members in groupby(circle, key=lambda row: sources[row])]
+    step, others = max(sizes), len(ids) - max(sizes)
+    partner = torch.empty(len(ids), dtype=torch.long)
+    first = 0
+    for size in sizes:
+        back = min(step, len(ids) - size)
+        for offset in range(size):
+            partner[circle[first + offset]] = circle[(first - back + offset % others) % len(ids)]
+        first += size
     return partner

@@ -1,7 +1,7 @@
 """Likelihood estimates that are lower bounds in expectation.
 
 They need only what `SequentialDocument` offers, so the code that scores the neural model is the code that
-tests/test_likelihood.py proves on a model whose log-likelihood is known exactly.
+tests/evaluation/test_estimators.py proves on a model whose log-likelihood is known exactly.
 """
 
 from textvae.evaluation.likelihood.estimators import LikelihoodEstimate, elbo, iwae, smc

@@ -8,17 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Literal
 
 import torch
+from accelerate import PartialState
 
 from textvae.data.batch import key_of
 from textvae.data.dataset import Documents
 from textvae.data.document import EncodedDocument
-from textvae.data.loader import evaluation_groups
+from textvae.data.loader import DocumentGroup, gather_in_order, walk
 from textvae.evaluation.likelihood.estimators import iwae, smc
 from textvae.evaluation.likelihood.model_document import ModelDocument
+from textvae.evaluation.standard_errors import ratio_error
 from textvae.model.noise import KeyedNoise
 from textvae.text_vae import HierarchicalTextVAE
 from textvae.training.objective import elbo_terms
@@ -33,8 +35,10 @@ class DocumentScore:
     `distortion_*` and `rate` are always the one-sample ELBO's, whatever the estimator of the likelihood.
     """
 
-    number: int
+    row: int
     """Of the document, among those that are evaluated."""
+    source: str
+    """Id of the source document that it is, or is a section of."""
     tokens: int
     words: int
     bytes: int
@@ -60,10 +64,10 @@ def score_documents(
     seed: int = 0,
     *,
     batch_tokens: int = 8192,
-    process: int = 0,
-    num_processes: int = 1,
-) -> Iterator[DocumentScore]:
-    """Scores of this process's documents, shortest first, as they are computed.
+    process: PartialState | None = None,
+) -> list[DocumentScore]:
+    """Scores of all documents in the order of the data; of several processes each takes a share, and all return the
+    same.
 
     `elbo` takes one sample of every document, with analytic KL, and is exact for a plain language model; for
     `iwae` and `smc`, `samples` are drawn. All randomness is keyed by the document's id: a score does not depend
@@ -75,24 +79,25 @@ def score_documents(
     noise = KeyedNoise(seed)
     # A document takes so long by sampling that processes share better one by one.
     budget = batch_tokens if estimator == "elbo" else 1
-    for numbers in evaluation_groups(documents.token_counts, budget, process=process, num_processes=num_processes):
-        members = [documents.read(number) for number in numbers]
-        for score, document in zip(_elbo_scores(model, numbers, members, noise), members, strict=True):
-            yield score if estimator == "elbo" else _sampled(score, model, document, estimator, samples, seed)
+    scores: list[tuple[int, DocumentScore]] = []
+    for group in walk(documents, model.layout, model.device, batch_tokens=budget, process=process, purpose=estimator):
+        for score, document in zip(_elbo_scores(model, group, noise), group.members, strict=True):
+            if estimator != "elbo":
+                score = _sampled(score, model, document, estimator, samples, seed)
+            scores.append((score.row, score))
+    return gather_in_order(scores)
 
 
-def _elbo_scores(
-    model: HierarchicalTextVAE, numbers: Sequence[int], members: Sequence[EncodedDocument], noise: KeyedNoise
-) -> Iterator[DocumentScore]:
-    batch = model.batch(members)
-    terms = elbo_terms(model(batch, noise), batch)
+def _elbo_scores(model: HierarchicalTextVAE, group: DocumentGroup, noise: KeyedNoise) -> Iterator[DocumentScore]:
+    terms = elbo_terms(model(group.batch, noise), group.batch)
     nll, tokens, structure = (
         values.tolist() for values in (terms.negative_elbo, terms.distortion_tokens, terms.distortion_structure)
     )
     rate = {name: values.tolist() for name, values in terms.rate.items()}
-    for place, (number, document) in enumerate(zip(numbers, members, strict=True)):
+    for place, (row, document) in enumerate(zip(group.rows, group.members, strict=True)):
         yield DocumentScore(
-            number=number,
+            row=row,
+            source=document.source_id,
             tokens=document.num_tokens,
             words=document.num_words,
             bytes=document.num_bytes,
@@ -129,18 +134,24 @@ def _sampled(
 def perplexity_report(
     scores: Sequence[DocumentScore], estimator: Estimator, samples: int, seed: int
 ) -> dict[str, object]:
-    """What eval/perplexity.py writes, from the scores of all documents in any order."""
-    scores = sorted(scores, key=lambda score: score.number)
+    """What eval/perplexity.py writes, from the scores of all documents in any order.
+
+    Standard errors are of means over documents, clustered by source; None where all are of one source.
+    """
+    scores = sorted(scores, key=lambda score: score.row)
     documents, tokens = len(scores), sum(score.tokens for score in scores)
+    nll, sources = [score.nll for score in scores], [score.source for score in scores]
     by_samples = {size: [score.nll_by_samples[size] for score in scores] for size in scores[0].nll_by_samples}
     elbo = [score.negative_elbo for score in scores]
     return {
         **perplexities(
-            [score.nll for score in scores],
+            nll,
             [score.tokens for score in scores],
             [score.words for score in scores],
             [score.bytes for score in scores],
         ),
+        "sources": len(set(sources)),
+        "nll_nats_per_document_standard_error": ratio_error(nll, [1] * documents, sources),
         "estimator": estimator,
         "samples": 1 if estimator == "elbo" else samples,
         "seed": seed,
@@ -150,8 +161,9 @@ def perplexity_report(
         "perplexity_per_token_by_samples": {
             size: perplexity(math.fsum(nll) / tokens) for size, nll in by_samples.items()
         },
-        "gain_over_elbo_by_samples": {size: mean_difference(elbo, nll) for size, nll in by_samples.items()},
-        "nll_by_document": [score.nll for score in scores],
+        "gain_over_elbo_by_samples": {size: mean_difference(elbo, nll, sources) for size, nll in by_samples.items()},
+        "nll_by_document": nll,
+        "source_by_document": sources,
         "min_effective_samples": [s.min_effective_samples for s in scores if s.min_effective_samples is not None],
     }
 
@@ -179,11 +191,10 @@ def perplexities(
     }
 
 
-def mean_difference(first: Sequence[float], second: Sequence[float]) -> dict[str, float | None]:
-    """Mean of first - second over documents, and its standard error; None for a single document."""
+def mean_difference(first: Sequence[float], second: Sequence[float], sources: Sequence[str]) -> dict[str, float | None]:
+    """Mean of first - second over documents, and its standard error clustered by source; None for one source."""
     differences = [a - b for a, b in zip(first, second, strict=True)]
-    error = stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else None
-    return {"mean": fmean(differences), "standard_error": error}
+    return {"mean": fmean(differences), "standard_error": ratio_error(differences, [1] * len(differences), sources)}
 
 
 def perplexity(nll: float) -> float:

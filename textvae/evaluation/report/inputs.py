@@ -77,6 +77,8 @@ class Perplexity:
     rate: dict[str, float]
     perplexity_per_token_by_samples: dict[int, float]
     nll_by_document: list[float]
+    sources: int | None = None
+    source_by_document: list[str] | None = None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from textvae.data.dataset import METADATA_FILE, Documents, open_documents
-from textvae.data.loader import evaluation_groups
+from textvae.data.loader import gather_in_order, walk
 from textvae.data.plan import spread
 from textvae.evaluation.diagnostics import latent_diagnostics
 from textvae.evaluation.likelihood.perplexity import Estimator, perplexity_report, score_documents
@@ -30,7 +30,6 @@ TSNE_DOCUMENTS = 60
 """With fewer documents a t-SNE shows structure where there is none."""
 SAMPLING = SamplingOptions(top_p=0.9, max_children=6)
 THEMES, TEXTS = 2, 3
-BATCH_TOKENS = 8192
 
 
 @dataclass(frozen=True)
@@ -93,11 +92,13 @@ class ReportDocuments:
         return self.spread(math.ceil(self.limit * CURVE_SHARE))
 
 
-def measure_perplexities(model: HierarchicalTextVAE, documents: ReportDocuments, seed: int) -> list[dict[str, Any]]:
+def measure_perplexities(
+    model: HierarchicalTextVAE, documents: ReportDocuments, seed: int, batch_tokens: int = 8192
+) -> list[dict[str, Any]]:
     """What eval/perplexity.py would write for elbo and, with latents, for iwae and smc."""
 
     def measure(chosen: Documents, estimator: Estimator) -> dict[str, Any]:
-        scores = list(score_documents(model, chosen, estimator, SAMPLES, seed))
+        scores = score_documents(model, chosen, estimator, SAMPLES, seed, batch_tokens=batch_tokens)
         return perplexity_report(scores, estimator, SAMPLES, seed)
 
     results = [measure(documents.measured, "elbo")]
@@ -106,9 +107,11 @@ def measure_perplexities(model: HierarchicalTextVAE, documents: ReportDocuments,
     return results
 
 
-def measure_latents(model: HierarchicalTextVAE, documents: Documents, seed: int) -> dict[str, Any]:
+def measure_latents(
+    model: HierarchicalTextVAE, documents: Documents, seed: int, batch_tokens: int = 8192
+) -> dict[str, Any]:
     """What eval/latents.py would write."""
-    return latent_diagnostics(model, documents, seed).to_json()
+    return latent_diagnostics(model, documents, seed, batch_tokens=batch_tokens).to_json()
 
 
 def elbo_perplexity_of(result: Mapping[str, Any]) -> float:
@@ -118,7 +121,7 @@ def elbo_perplexity_of(result: Mapping[str, Any]) -> float:
 
 
 @torch.no_grad()
-def document_map(model: HierarchicalTextVAE, documents: Documents, seed: int) -> LatentMap:
+def document_map(model: HierarchicalTextVAE, documents: Documents, seed: int, batch_tokens: int = 8192) -> LatentMap:
     """Documents by their posterior means at the top level, in two dimensions.
 
     Where the top level is not the document's, a document stands where the mean of its units does. Raises ValueError
@@ -129,14 +132,15 @@ def document_map(model: HierarchicalTextVAE, documents: Documents, seed: int) ->
             f"a map needs three documents, the data have {len(documents)}; give more with --data or --limit"
         )
     level = model.level_names[0]
-    means: list[torch.Tensor] = []
-    labels: list[str | None] = []
-    for numbers in evaluation_groups(documents.token_counts, BATCH_TOKENS):
-        members = [documents.read(number) for number in numbers]
-        latents = model.latents(model.batch(members))[level]
-        means.append(segment_mean(latents.mean, latents.document, len(members)).float().cpu())
-        labels.extend(document.label for document in members)
-    values = torch.cat(means).numpy()
+    found: list[tuple[int, tuple[np.ndarray, str | None]]] = []
+    for group in walk(documents, model.layout, model.device, batch_tokens=batch_tokens, purpose="map"):
+        latents = model.latents(group.batch)[level]
+        means = segment_mean(latents.mean, latents.document, len(group.rows)).float().cpu().numpy()
+        labels = [document.label for document in group.members]
+        found += zip(group.rows, zip(means, labels, strict=True), strict=True)
+    of_documents = gather_in_order(found)
+    values = np.stack([mean for mean, _ in of_documents])
+    labels = [label for _, label in of_documents]
     if len(values) >= TSNE_DOCUMENTS:
         points = TSNE(init="pca", random_state=seed).fit_transform(values)
         return LatentMap(level, points, labels, "t-SNE", ("t-SNE dimension 1 (no unit)", "t-SNE dimension 2 (no unit)"))

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from textvae.evaluation.likelihood import LeafIncrement, UnitDraw
+from textvae.evaluation.likelihood.sequential import LeafIncrement, UnitDraw
 
 FAN_OUT = 5  # leaves per paragraph
 

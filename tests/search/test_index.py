@@ -1,0 +1,298 @@
+"""An index: what is in its files, that it is whole or not there, what it refuses, and what it finds."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from run_scripts import launch, run_script
+from tiny import DOCUMENT, FOUR, perturb
+
+from textvae.build import build_model
+from textvae.cli.main import main
+from textvae.config import ModelConfig
+from textvae.data.dataset import Documents
+from textvae.data.document import EncodedDocument, SourceDocument
+from textvae.data.text.processor import DocumentProcessor
+from textvae.runs import load_run
+from textvae.search.embed import embed_corpus
+from textvae.search.index import Index, embed_query
+from textvae.search.storage import IndexDescription, Moments, embeddings_of, read_level
+from textvae.text_vae import HierarchicalTextVAE
+
+MakeRun = Callable[..., str]
+TEXTS = {
+    "harbour": "The harbour lay quiet. A single boat moved out.\n\nOld Marta watched it.",
+    "soup": "Is there soup? Everybody laughed.\n\nThe wind rose in the afternoon. It was late.",
+    "night": "At midnight a light was seen. It was the boat, with a torn sail.",
+    "wall": "The people stood on the wall and said very little.",
+}
+
+
+@pytest.fixture(scope="module")
+def run(make_run: MakeRun) -> str:
+    return make_run(*DOCUMENT)
+
+
+@pytest.fixture(scope="module")
+def model(run: str) -> HierarchicalTextVAE:
+    return load_run(run)
+
+
+def documents_of(model: HierarchicalTextVAE, texts: dict[str, str]) -> Documents:
+    return Documents.of(model.process([SourceDocument(id=name, text=text) for name, text in texts.items()]))
+
+
+@pytest.fixture(scope="module")
+def made(model: HierarchicalTextVAE, run: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made") / "index"
+    embed_corpus(model, documents_of(model, TEXTS), folder, run, batch_tokens=30)
+    return folder
+
+
+@pytest.fixture
+def index(made: Path, tmp_path: Path) -> Path:
+    """One that may be damaged."""
+    return shutil.copytree(made, tmp_path / "index")
+
+
+def test_rows_are_units_in_the_order_of_the_data_and_know_their_parents(
+    model: HierarchicalTextVAE, index: Path
+) -> None:
+    described = IndexDescription.read(index)
+    tables = {name: read_level(index, described, name).to_pylist() for name in DOCUMENT}
+    assert [row["document"] for row in tables["document"]] == list(TEXTS)
+    assert [row["text"] for row in tables["document"]] == list(TEXTS.values())
+    assert [row["text"] for row in tables["paragraph"][:3]] == [
+        "The harbour lay quiet. A single boat moved out.",
+        "Old Marta watched it.",
+        "Is there soup? Everybody laughed.",
+    ]
+    for above, below in (("document", "paragraph"), ("paragraph", "sentence")):
+        for row in tables[below]:
+            parent = tables[above][row["parent"]]
+            assert row["text"] in parent["text"]
+            assert (row["row"], row["source_id"]) == (parent["row"], parent["source_id"])
+    for name, texts in (("document", list(TEXTS)), ("sentence", None)):
+        vectors = np.concatenate(list(embeddings_of(read_level(index, described, name))))
+        alone = [model.encode([text])[name].mean.numpy() for text in TEXTS.values()]
+        np.testing.assert_allclose(vectors, np.concatenate(alone), atol=1e-5)
+        np.testing.assert_allclose(described.levels[name].mean, vectors.mean(0), atol=1e-6)
+        np.testing.assert_allclose(described.levels[name].std, vectors.std(0), atol=1e-6)
+        assert texts is None or len(vectors) == len(texts)
+
+
+def test_moments_add_up_as_those_of_all_rows() -> None:
+    rows = np.random.default_rng(0).normal(loc=1e4, size=(50, 3))
+    parts = [rows[:1], rows[1:1], rows[1:30], rows[30:]]
+    total = sum((Moments.of(part) for part in parts[1:]), Moments.of(parts[0]))
+    np.testing.assert_allclose(total.mean, rows.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(total.std, rows.std(0), rtol=1e-9)
+
+
+def test_an_embedding_that_is_interrupted_leaves_nothing_in_the_way(
+    model: HierarchicalTextVAE, run: str, tmp_path: Path
+) -> None:
+    whole = documents_of(model, TEXTS)
+
+    def interrupted(row: int) -> EncodedDocument:
+        if row == 3:
+            raise KeyboardInterrupt
+        return whole.read(row)
+
+    out = tmp_path / "index"
+    with pytest.raises(KeyboardInterrupt):
+        embed_corpus(model, replace(whole, read=interrupted), out, run, batch_tokens=1)
+    assert not out.exists()
+    embed_corpus(model, whole, out, run, batch_tokens=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+    assert len(Index(out).search(model, "boat", k=9)) == len(TEXTS)
+
+
+def test_a_document_of_one_sentence_is_found_by_it(model: HierarchicalTextVAE, index: Path) -> None:
+    (best, *_) = Index(index).search(model, TEXTS["wall"], "document", k=1)
+    assert (best.document, best.text) == ("wall", TEXTS["wall"])
+    assert best.score == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("level", DOCUMENT)
+def test_one_document_has_finite_scores(model: HierarchicalTextVAE, run: str, tmp_path: Path, level: str) -> None:
+    embed_corpus(model, documents_of(model, {"wall": TEXTS["wall"]}), tmp_path / "index", run)
+    (found,) = Index(tmp_path / "index").search(model, "ferry", level)
+    assert -1 <= found.score <= 1
+    (itself,) = Index(tmp_path / "index").search(model, TEXTS["wall"], level)
+    assert itself.score == pytest.approx(1, abs=1e-4)
+
+
+def test_dimensions_that_do_not_vary_say_nothing(model: HierarchicalTextVAE, run: str, tmp_path: Path) -> None:
+    """Two copies of a text: what they have in common is compared as it is."""
+    copies = {"one": TEXTS["wall"], "two": TEXTS["wall"]}
+    embed_corpus(model, documents_of(model, copies), tmp_path / "copies", run)
+    found = Index(tmp_path / "copies").search(model, "soup")
+    assert found[0].score == pytest.approx(found[1].score, abs=1e-6)
+    assert 0.01 < abs(found[0].score) <= 1
+
+
+def test_k_is_checked_and_all_units_are_the_most(model: HierarchicalTextVAE, index: Path) -> None:
+    assert len(Index(index).search(model, "boat", "sentence", k=10**9)) == 10
+    for k in (0, -1):
+        with pytest.raises(ValueError, match=f"k is {k}; it must be 1 or more"):
+            Index(index).search(model, "boat", k=k)
+
+
+@pytest.mark.parametrize("query", ["", "  \n\t", "\u0000"])
+def test_an_empty_query_is_refused(model: HierarchicalTextVAE, index: Path, query: str) -> None:
+    with pytest.raises(ValueError, match="the query is empty"):
+        Index(index).search(model, query)
+
+
+@pytest.mark.parametrize("hierarchy", [("text",), ("text", "line"), DOCUMENT, FOUR], ids=len)
+def test_a_query_is_one_unit_of_every_level(
+    settings: Callable[..., ModelConfig], make_processor: Callable[..., DocumentProcessor], hierarchy: tuple[str, ...]
+) -> None:
+    torch.manual_seed(0)
+    small = settings(*hierarchy[:3], context=hierarchy[-1])
+    model = build_model(small, make_processor(*hierarchy)).eval()
+    perturb(model)
+    for level in model.level_names:
+        first = embed_query(model, "The wind rose. It was late.", level)
+        assert first.shape == (model.hierarchy.stack[level].latent_size,)
+        # What comes last counts, whatever it follows.
+        assert np.abs(first - embed_query(model, "The wind rose. Marta laughed.", level)).max() > 1e-3
+        assert np.abs(first - embed_query(model, "The wind rose.\n\nIt was late.", level)).max() < 1e-5
+
+
+def test_a_query_too_long_for_one_sentence_counts_whole(model: HierarchicalTextVAE) -> None:
+    long = " ".join(["The harbour lay quiet in the early light."] * 20)
+    for level in DOCUMENT:
+        ends = [embed_query(model, f"{long} {end}", level) for end in ("Soup!", "Marta laughed at the boat.")]
+        assert np.abs(ends[0] - ends[1]).max() > 1e-4
+
+
+# The model of an index
+
+
+def test_the_model_is_found_from_any_folder_and_when_both_are_moved(
+    run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text(json.dumps({"id": "wall", "text": TEXTS["wall"]}), encoding="utf-8")
+    shutil.copytree(run, tmp_path / "project" / "run")
+    monkeypatch.chdir(tmp_path / "project")
+    assert main(["embed", str(corpus), "--model", "run", "--out", "run/index"]) == 0
+    monkeypatch.chdir("/")
+    assert main(["search", str(tmp_path / "project" / "run" / "index"), "ferry"]) == 0
+    (tmp_path / "project").rename(tmp_path / "moved")
+    moved = tmp_path / "moved" / "run"
+    capsys.readouterr()
+    assert main(["search", str(moved / "index"), "ferry"]) == 0
+    assert "wall" in capsys.readouterr().out
+    (moved / "index").rename(tmp_path / "index")
+    assert main(["search", str(tmp_path / "index"), "ferry"]) == 2
+    assert "give it with --model RUN" in capsys.readouterr().err
+    assert main(["search", str(tmp_path / "index"), "ferry", "--model", str(moved)]) == 0
+
+
+def test_another_model_is_refused(
+    make_run: MakeRun, run: str, index: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    other = make_run(*DOCUMENT, conditioning="embedding")
+    assert main(["search", str(index), "ferry", "--model", other]) == 2
+    assert f"'{other}' is not the model that made '{index}'" in capsys.readouterr().err
+    # Trained again in the same place.
+    described = IndexDescription.read(index)
+    replace(described, model=replace(described.model, sha256="0" * 64)).write(index)
+    assert main(["search", str(index), "ferry"]) == 2
+    assert "is not, or no longer, the one that made" in capsys.readouterr().err
+
+
+def test_an_index_fetches_nothing(index: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """Its model is a stranger's Hub repository: it must be named by the user, not by the file."""
+
+    def fetched(*names: str) -> str:
+        raise AssertionError(f"asked the Hub for {names}")
+
+    monkeypatch.setattr("textvae.search.origin.hf_hub_download", fetched)
+    described = IndexDescription.read(index)
+    replace(described, model=replace(described.model, name="stranger/model", relative=None)).write(index)
+    assert main(["search", str(index), "ferry"]) == 2
+    assert "is not at stranger/model: give it with --model RUN" in capsys.readouterr().err
+
+
+# Foreign and damaged files
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda values: values.update(format=1), "is no index of this version of textvae"),
+        (lambda values: values["levels"].update({"../document": values["levels"].pop("document")}), "'../document'"),
+        (lambda values: values["levels"].update({"/etc": values["levels"]["document"]}), "'/etc'"),
+        (lambda values: values.update(levels={}), "levels"),
+        (lambda values: values["levels"]["document"]["std"].pop(), "mean and std differ in length"),
+        (lambda values: values["levels"]["document"].update(mean=["x"]), "levels.document.mean"),
+        (lambda values: values["levels"]["document"].update(units=[3]), "not 3"),
+        (lambda values: values["levels"]["document"].update(units=[2, 2]), "shard-00000-of-00002.arrow"),
+        (lambda values: values.pop("model"), "model"),
+    ],
+)
+def test_a_damaged_description_is_said_in_a_line(
+    index: Path, capsys: pytest.CaptureFixture, change: Callable[[dict], object], message: str
+) -> None:
+    path = index / "index.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    change(values)
+    path.write_text(json.dumps(values), encoding="utf-8")
+    assert main(["search", str(index), "ferry"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert message in error
+
+
+@pytest.mark.parametrize("name", ["index.json", "document/shard-00000-of-00001.arrow"])
+def test_no_damaged_byte_makes_a_traceback(index: Path, name: str) -> None:
+    """A search finds something, or says in a line what is damaged."""
+    path, sought = index / name, np.ones(8, dtype=np.float32)
+    whole = path.read_bytes()
+    random = np.random.default_rng(0)
+    messages = []
+    for _ in range(300):
+        place = int(random.integers(len(whole)))
+        path.write_bytes(whole[:place] + bytes([int(random.integers(256))]) + whole[place + 1 :])
+        try:
+            assert all(-1 <= result.score <= 1 for result in Index(index).nearest(sought, "document"))
+        except ValueError as error:
+            messages.append(str(error))
+    assert len(messages) > 10
+    assert not any("\n" in message for message in messages)
+    for size in range(0, len(whole), 97):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=r"is damaged|is not JSON|no index"):
+            Index(index).nearest(sought, "document")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+def test_two_processes_write_the_index_that_one_does(
+    run: str, prepared: Path, tmp_path: Path, model: HierarchicalTextVAE
+) -> None:
+    def command(out: str) -> list[str]:
+        return ["textvae/cli/main.py", "embed", str(prepared), "--model", run, "--out", str(tmp_path / out)]
+
+    printed = launch(2, [*command("two"), "--batch-tokens", "100"])
+    assert printed.count("embedded into") == 1
+    assert run_script(*command("one"), "--batch-tokens", "100") == 0
+    one, two = (IndexDescription.read(tmp_path / name) for name in ("one", "two"))
+    for name, level in one.levels.items():
+        assert len(two.levels[name].units) == 2
+        assert min(two.levels[name].units) > 0
+        np.testing.assert_allclose(two.levels[name].mean, level.mean, atol=1e-5)
+        np.testing.assert_allclose(two.levels[name].std, level.std, atol=1e-5)
+        rows = [read_level(tmp_path / out, index, name) for out, index in (("one", one), ("two", two))]
+        assert rows[0].drop(["embedding"]).to_pylist() == rows[1].drop(["embedding"]).to_pylist()
+        both = [np.concatenate(list(embeddings_of(table))) for table in rows]
+        np.testing.assert_allclose(*both, atol=1e-5)

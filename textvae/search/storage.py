@@ -1,0 +1,184 @@
+"""The files of an index.
+
+INDEX/index.json                            the model that made it; units, mean and deviation of every level
+INDEX/LEVEL/shard-00000-of-00002.arrow      Arrow stream, a row per unit in the order of the data, a shard per process
+
+Shapes: U units of a level, Z latent size.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow
+import pyarrow.compute
+from pydantic import Field, NonNegativeInt, TypeAdapter, ValidationError
+
+from textvae.search.origin import ModelOrigin
+
+INDEX_FILE = "index.json"
+FORMAT = 2
+_LEVEL_NAME = re.compile(r"\w[\w-]*")
+
+Numbers = Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=1)]
+
+
+def unit_schema(size: int) -> pyarrow.Schema:
+    """Columns of a level whose latents have `size` dimensions."""
+    return pyarrow.schema(
+        {
+            "row": pyarrow.int64(),  # of the document in the data
+            "document": pyarrow.string(),  # its id
+            "source_id": pyarrow.string(),
+            "title": pyarrow.string(),
+            "parent": pyarrow.int64(),  # row of the unit of the next level above, in the same shard; null at the top
+            "text": pyarrow.string(),
+            "embedding": pyarrow.list_(pyarrow.float32(), size),
+        }
+    )
+
+
+@dataclass(frozen=True)
+class LevelDescription:
+    units: list[NonNegativeInt]
+    """Of every shard."""
+    mean: Numbers
+    """[Z] of the embeddings of all units."""
+    std: Numbers
+    """[Z] their standard deviation; zero where there is but one."""
+
+
+@dataclass(frozen=True)
+class IndexDescription:
+    """What `index.json` says."""
+
+    format: int
+    model: ModelOrigin
+    documents: int
+    sources: int
+    levels: Annotated[dict[str, LevelDescription], Field(min_length=1)]
+    """By level, top first."""
+
+    @classmethod
+    def read(cls, folder: Path) -> IndexDescription:
+        """Raises ValueError for a folder that is no index, or a damaged one."""
+        path = folder / INDEX_FILE
+        if not path.is_file():
+            raise ValueError(f"'{folder}' is no index: it has no {INDEX_FILE}; make one with textvae embed")
+        again = "make it again with textvae embed"
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(values, dict) or values.get("format") != FORMAT:
+                raise ValueError(f"'{folder}' is no index of this version of textvae; {again}")
+            found = TypeAdapter(cls).validate_python(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise ValueError(f"'{path}' is damaged ({place}: {first['msg']}); {again}") from None
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise ValueError(f"'{path}' is not JSON ({error}); {again}") from None
+        for name, level in found.levels.items():
+            # Names are folders: those of a foreign index must not lead out of it.
+            if not _LEVEL_NAME.fullmatch(name):
+                raise ValueError(f"'{path}' names a level {name!r}, which is no name of a level; {again}")
+            if len(level.mean) != len(level.std):
+                raise ValueError(f"'{path}' is damaged (levels.{name}: mean and std differ in length); {again}")
+        return found
+
+    def write(self, folder: Path) -> None:
+        (folder / INDEX_FILE).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count, mean and summed squared deviations of rows, which add up without loss (Chan et al. 1979)."""
+
+    count: int
+    mean: np.ndarray
+    """[Z] in float64."""
+    squares: np.ndarray
+    """[Z] in float64."""
+
+    @classmethod
+    def of(cls, rows: np.ndarray) -> Moments:
+        """rows: [R, Z], any number."""
+        rows = rows.astype(np.float64)
+        mean = rows.mean(0) if len(rows) else np.zeros(rows.shape[1])
+        return cls(len(rows), mean, np.square(rows - mean).sum(0))
+
+    def __add__(self, other: Moments) -> Moments:
+        count = self.count + other.count
+        if not count:
+            return self
+        shift = other.mean - self.mean
+        squares = self.squares + other.squares + np.square(shift) * (self.count * other.count / count)
+        return Moments(count, self.mean + shift * (other.count / count), squares)
+
+    @property
+    def std(self) -> np.ndarray:
+        """[Z], without correction: a single row has none."""
+        return np.sqrt(self.squares / max(1, self.count))
+
+
+class ShardWriter:
+    """One process's rows of one level, written as they come."""
+
+    def __init__(self, folder: Path, process: int, num_processes: int, size: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.schema = unit_schema(size)
+        self.moments = Moments.of(np.empty((0, size)))
+        self._stream = pyarrow.ipc.new_stream(str(_shard(folder, process, num_processes)), self.schema)
+
+    def write(self, embeddings: np.ndarray, columns: Mapping[str, Sequence[Any]]) -> None:
+        """embeddings: [R, Z] in float32; columns: the others of the schema."""
+        flat = pyarrow.array(embeddings.reshape(-1))
+        vectors = pyarrow.FixedSizeListArray.from_arrays(flat, embeddings.shape[1])
+        arrays = [vectors if f.name == "embedding" else pyarrow.array(columns[f.name], f.type) for f in self.schema]
+        self._stream.write_batch(pyarrow.RecordBatch.from_arrays(arrays, schema=self.schema))
+        self.moments += Moments.of(embeddings)
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def read_level(folder: Path, index: IndexDescription, name: str) -> pyarrow.Table:
+    """All units of a level, mapped from the files, not read; `parent` is a row of the level above.
+
+    Raises ValueError for files that are missing or damaged.
+    """
+    level, names = index.levels[name], list(index.levels)
+    above = index.levels[names[names.index(name) - 1]].units if name != names[0] else [0] * len(level.units)
+    parts = []
+    for number, count in enumerate(level.units):
+        path = _shard(folder / name, number, len(level.units))
+        try:
+            with pyarrow.memory_map(str(path)) as file:
+                table = pyarrow.ipc.open_stream(file).read_all()
+            if table.schema != unit_schema(len(level.mean)) or len(table) != count:
+                raise pyarrow.ArrowInvalid(f"{len(table)} rows of {', '.join(table.schema.names)}, not {count}")
+            for column in ("embedding", "parent"):
+                table.column(column).validate(full=True)
+            if table.column("embedding").null_count:
+                raise pyarrow.ArrowInvalid("an embedding is null")
+        except (pyarrow.ArrowException, OSError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise ValueError(f"'{path}' is damaged ({reason}); make the index again with textvae embed") from None
+        parents = pyarrow.compute.add(table.column("parent"), sum(above[:number]))
+        parts.append(table.set_column(table.schema.get_field_index("parent"), "parent", parents))
+    return pyarrow.concat_tables(parts)
+
+
+def embeddings_of(units: pyarrow.Table) -> Iterator[np.ndarray]:
+    """[R, Z] in float32, a view of the file, one part of the units after the other."""
+    for chunk in units.column("embedding").chunks:
+        yield chunk.flatten().to_numpy().reshape(len(chunk), -1)
+
+
+def _shard(folder: Path, process: int, num_processes: int) -> Path:
+    return folder / f"shard-{process:05}-of-{num_processes:05}.arrow"
