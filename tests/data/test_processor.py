@@ -80,9 +80,9 @@ def test_any_text_comes_back_exactly(make_processor, text) -> None:
 
 @pytest.mark.parametrize("text", ["x" * 50_000, "word " * 10_000, "中。" * 25_000])
 def test_a_sentence_of_50_000_characters_is_split_quickly(make_processor, text) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     processed = make_processor().process(SourceDocument("d", text=text))
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     assert processed.sections[0].text() == normalise(text)
 
 

@@ -72,9 +72,9 @@ def test_chinese_sentences_have_no_space_between_them() -> None:
 @pytest.mark.parametrize("unit", ["a", "word ", "今天天气很好。", "A short one. "])
 def test_200_000_characters_are_segmented_in_linear_time(unit: str) -> None:
     text = normalise(unit * (200_000 // len(unit)))
-    start = time.perf_counter()
+    start = time.process_time()
     sentences = segment_sentences(text, "en")
-    assert time.perf_counter() - start < 3  # the library alone takes 8 s for the Chinese
+    assert time.process_time() - start < 3  # the library alone takes 8 s for the Chinese
     assert "".join(sentences) == text
 
 
