@@ -119,6 +119,7 @@ def test_one_process_may_overtake_another(file: Path, cache: Path, monkeypatch: 
     def overtaken(source: Path, folder: Path) -> None:
         monkeypatch.setattr(gguf_files, "_convert", convert)
         convert(source, folder)
+        assert all(name.startswith(".") for name in held(cache)), "seen before it is whole"
         faster.append((dequantised(source) / "model.safetensors").stat().st_ino)
 
     monkeypatch.setattr(gguf_files, "_convert", overtaken)
@@ -156,9 +157,15 @@ def test_without_the_package_gguf_it_is_asked_for(file: Path, cache: Path, monke
     assert "pip install gguf" in refusal(file, cache, OSError)
 
 
-def test_an_unknown_architecture_is_refused(file: Path, cache: Path) -> None:
-    write_llama(file, gguf_tensors(tiny_llama()), architecture="hopfield")
-    assert "architecture hopfield is not supported" in refusal(file, cache)
+@pytest.mark.parametrize(
+    ("architecture", "reason"),
+    [("hopfield", "architecture hopfield is not supported"), ("t5encoder", "for this kind of AutoModel")],
+)
+def test_what_is_no_language_model_that_transformers_reads_is_refused(
+    architecture: str, reason: str, file: Path, cache: Path
+) -> None:
+    write_llama(file, gguf_tensors(tiny_llama()), architecture=architecture)
+    assert reason in refusal(file, cache)
 
 
 @pytest.mark.parametrize("share", [0, 1e-4, 1e-3, 0.01, 0.05, 0.1, 0.5, 0.9999])
