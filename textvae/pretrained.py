@@ -56,9 +56,10 @@ def resolve_backbone(name: str, weights: bool = True) -> str:
     """
     if Path(name).is_dir():
         return name
-    if name.lower().endswith(".gguf") and Path(name).is_file():
+    is_gguf = name.lower().endswith(".gguf")
+    if is_gguf and Path(name).is_file():
         return str(dequantised(Path(name)))
-    tried = [f"a folder '{name}': there is none"]
+    tried = [f"a {'file' if is_gguf else 'folder'} '{name}': there is none"]
     try:
         folder = Path(snapshot_download(name, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError):

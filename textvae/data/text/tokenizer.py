@@ -12,8 +12,6 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 UNKNOWN, BEGIN, END, PADDING = "<unk>", "<s>", "</s>", "<pad>"
 _MAX_BYTES = 16_000
-
-
 SEPARATOR = "<|endoftext|>"
 """What stood between documents when GPT-2, SmolLM2, Qwen and their like were pretrained."""
 
@@ -21,10 +19,11 @@ SEPARATOR = "<|endoftext|>"
 def load_decoder_tokenizer(folder_or_name: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a pretrained decoder, with the tokens that start and end plain text.
 
-    An instruction-tuned model names those of a chat; its vocabulary still has the separator of documents.
+    An instruction-tuned model names those of a chat; if its vocabulary still has the separator of documents, that
+    takes their place. Saved and loaded, the tokenizer keeps it.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder_or_name)
-    if SEPARATOR in tokenizer.get_vocab():
+    if tokenizer.eos_token != SEPARATOR and SEPARATOR in tokenizer.get_vocab():
         tokenizer.bos_token = tokenizer.eos_token = SEPARATOR
     return tokenizer
 
