@@ -13,8 +13,8 @@ from tiny import DOCUMENT, perturb
 from textvae.build import build_model
 from textvae.cli.main import main
 from textvae.config import ModelConfig
+from textvae.data.dataset import load_prepared
 from textvae.data.text.processor import DocumentProcessor
-from textvae.runs import load_run
 
 ROOT = Path(__file__).parent.parent
 TEXT = "The harbour lay quiet. A single boat moved out.\n\nOld Marta watched it."
@@ -74,40 +74,30 @@ def test_a_way_from_one_text_to_itself_stays(run: str, text_file: str, tmp_path:
 def test_a_document_is_found_by_its_own_text(
     run: str, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
+    """One of a single sentence, which a query is too: nothing can be nearer."""
     index = str(tmp_path / "index")
+    split = load_prepared(prepared, "train")
+    single = next(document for document in map(split.read, range(len(split))) if len(document.sentences) == 1)
     assert main(["embed", str(prepared), "--model", run, "--out", index]) == 0
-    sentence = load_run(run).process([TEXT])[0].sentences[0]
-    capsys.readouterr()
-    assert main(["search", index, sentence, "-k", "3", "--level", "sentence"]) == 0
-    scores = [float(line.split()[1]) for line in capsys.readouterr().out.splitlines() if line.strip()[0].isdigit()]
-    assert len(scores) == 3
-    assert scores == sorted(scores, reverse=True)
+    assert f"{len(split)} documents\nembedded into {index}: {len(split)} documents, " in capsys.readouterr().out
+    for level in DOCUMENT:
+        assert main(["search", index, single.sentences[0], "-k", "3", "--level", level]) == 0
+        *found, _, _, _, _ = capsys.readouterr().out.splitlines()
+        assert found[0].split()[:2] == ["1.", "1.000"]
+        assert found[1].strip() == single.sentences[0]
+        if level == "document":
+            assert found[0].split()[2] == single.id
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("marked.txt", "\ufeff" + TEXT),
-        ("record.json", json.dumps({"text": TEXT}, indent=1)),
-        ("record.jsonl", json.dumps({"text": TEXT + "\ud800"})),
-    ],
-)
-def test_a_document_is_the_same_from_every_kind_of_file(
-    run: str, text_file: str, tmp_path: Path, capsys: pytest.CaptureFixture, name: str, content: str
-) -> None:
-    (tmp_path / name).write_text(content, encoding="utf-8")
-    for command in (["reconstruct"], ["generate", "--theme-from"]):
-        printed = []
-        for file in (text_file, str(tmp_path / name)):
-            assert main([command[0], "--model", run, *command[1:], file]) == 0
-            printed.append(capsys.readouterr().out)
-        assert printed[0] == printed[1]
-
-
-def test_an_empty_file_is_named(run: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    (tmp_path / "empty.txt").write_text("\ufeff \n", encoding="utf-8")
-    assert main(["generate", "--model", run, "--theme-from", str(tmp_path / "empty.txt")]) == 2
-    assert "empty.txt' holds no text" in capsys.readouterr().err
+def test_what_was_set_aside_is_counted(run: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    corpus = tmp_path / "corpus.jsonl"
+    records = [{"id": "a", "words": TEXT}, {"id": "b", "words": None}]
+    corpus.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    command = ["embed", str(corpus), "--model", run, "--out", str(tmp_path / "index")]
+    assert main([*command, "--text-field", "words"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("1 documents")
+    assert "1 documents set aside" in printed
 
 
 @pytest.mark.parametrize(
@@ -124,6 +114,8 @@ def test_an_empty_file_is_named(run: str, tmp_path: Path, capsys: pytest.Capture
         (["interpolate", "--model", "RUN", "--from", "FILE", "--to", "FILE", "--steps", "1"], "must be 2 or more"),
         (["embed", "EMPTY", "--model", "RUN", "--out", "OUT"], "empty.txt"),
         (["search", "FILE", "query"], "is no index"),
+        (["embed", "FILE", "--model", "RUN", "--out", "OUT", "--limit", "0"], "limit is 0; it must be 1 or more"),
+        (["generate", "--model", "RUN", "--device", "gpu"], "there is no kind of device 'gpu'"),
     ],
 )
 def test_what_the_user_can_mend_is_said_in_a_line(

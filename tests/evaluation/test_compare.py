@@ -22,6 +22,7 @@ def scored(folder: Path, perplexity: float, **other: Any) -> str:
         "distortion_structure": 4.0,
         "rate": {},
         "nll_by_document": nll,
+        "source_by_document": ["a", "b"],
     }
     written(folder, perplexity=ELBO | result | other)
     return str(folder)
@@ -48,6 +49,31 @@ def test_every_run_stands_beside_the_first(tmp_path: Path, capsys: pytest.Captur
         "+2.50, +14.22",
         "1.25, -",
     ]
+
+
+def test_the_error_of_a_difference_is_over_sources(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Four sections of two articles: differences of 1, 3, 5 and 7 nats, of which the articles have 4 and 12."""
+    scores = {"lm": [10.0, 20.0, 30.0, 40.0], "vae": [9.0, 17.0, 25.0, 33.0]}
+    runs = [
+        scored(tmp_path / name, 80.0, documents=4, nll_by_document=nll, source_by_document=["a", "a", "b", "b"])
+        for name, nll in scores.items()
+    ]
+    assert run_script(SCRIPT, *runs) == 0
+    header, *_, last = capsys.readouterr().out.splitlines()
+    assert "standard error clustered by source (2)" in header
+    # Residuals of -4 and 4: sqrt(2 * 32) / 4.
+    assert last.split("|")[4].strip() == "-4.0 ± 2.0"
+
+
+def test_files_without_sources_are_said_to_be_taken_as_independent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [scored(tmp_path / name, 80.0, source_by_document=None) for name in ("lm", "vae")]
+    assert run_script(SCRIPT, *runs) == 0
+    assert "as if documents were independent" in capsys.readouterr().out
+    other = scored(tmp_path / "other", 80.0, source_by_document=["a", "c"])
+    assert run_script(SCRIPT, runs[0], other) == 2
+    assert "other was scored with other documents, unlike" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("other", [{"tokens": 99}, {"estimator": "smc"}, {"samples": 4}], ids=str)

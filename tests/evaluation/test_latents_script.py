@@ -114,6 +114,19 @@ def test_a_perfect_reconstruction_scores_all() -> None:
     assert 50 < half["sacrebleu"] < 100
 
 
+def test_sections_of_one_source_are_said(run: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    texts = ["The harbour lay quiet. A boat moved out. It was late.", "Marta laughed. The wind rose. Is there soup?"]
+    source, out = tmp_path / "source.jsonl", tmp_path / "out.json"
+    source.write_text(
+        "\n".join(json.dumps({"id": f"article-{n}", "text": text}) for n, text in enumerate(texts)), encoding="utf-8"
+    )
+    given = ["--model", run, "--data", str(source), "--max-document-sentences", "1", "--out", str(out)]
+    assert run_script("eval/latents.py", *given, "--reconstruct", "0") == 0
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert (found["documents"], found["sources"]) == (6, 2)
+    assert "6 sections of 2 documents: intervals are clustered by document" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_three_processes_report_what_one_does(run: str, prepared: Path, tmp_path: Path) -> None:

@@ -117,6 +117,24 @@ def test_the_file_adds_up(
         assert curve["4"] == pytest.approx(found["perplexity_per_token"])
 
 
+def test_sections_of_one_source_are_said_and_clustered(run: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    texts = ["The harbour lay quiet. A boat moved out. It was late.", "Marta laughed. The wind rose. Is there soup?"]
+    source, out = tmp_path / "source.jsonl", tmp_path / "out.json"
+    source.write_text(
+        "\n".join(json.dumps({"id": f"article-{n}", "text": text}) for n, text in enumerate(texts)), encoding="utf-8"
+    )
+    given = ["--model", run, "--data", str(source), "--max-document-sentences", "1", "--out", str(out)]
+    assert run_script("eval/perplexity.py", *given) == 0
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert capsys.readouterr().out.startswith("6 sections of 2 documents: perplexity ")
+    assert (found["documents"], found["sources"]) == (6, 2)
+    assert found["source_by_document"] == ["article-0"] * 3 + ["article-1"] * 3
+    nll, mean = found["nll_by_document"], found["nll_nats_per_document"]
+    of_sources = [sum(nll[:3]) - 3 * mean, sum(nll[3:]) - 3 * mean]
+    expected = math.sqrt(2 * sum(value**2 for value in of_sources)) / 6
+    assert found["nll_nats_per_document_standard_error"] == pytest.approx(expected)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
