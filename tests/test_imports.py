@@ -14,6 +14,7 @@ FORBIDDEN = {
     # module (or folder of modules) -> what it must not import
     "textvae.config": ("textvae",),
     "textvae.gguf_files": ("textvae",),
+    "textvae.devices": ("textvae",),
     "textvae.pretrained": ("textvae.config", "textvae.data", "textvae.model", "textvae.training", "textvae.text_vae"),
     "textvae.data": ("textvae.model", "textvae.training", "textvae.text_vae", "textvae.build", *CONSUMERS),
     "textvae.model": ("textvae.training", "textvae.text_vae", "textvae.runs", "textvae.build", *CONSUMERS),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import json
+import logging
 import sys
 from collections.abc import Callable
 from datetime import timedelta
@@ -61,7 +62,9 @@ def open_evaluation(arguments: argparse.Namespace) -> tuple[PartialState, Hierar
     process = evaluation_process(arguments.device)
     model = load_model(arguments, device=own_device(arguments, process))
     documents = open_source(arguments, arguments.data, model, arguments.split)
-    logger.info("%s: %s", arguments.data, documents)
+    if process.is_main_process:
+        # What became of a source that is read now must be seen; of prepared data, `prepare` has said it.
+        logger.log(logging.INFO if documents.account is None else logging.WARNING, "%s: %s", arguments.data, documents)
     return process, model, documents
 
 
