@@ -1,3 +1,4 @@
+import time
 from dataclasses import replace
 from itertools import chain
 
@@ -152,6 +153,7 @@ def test_workers_read_ahead_but_not_the_whole_corpus() -> None:
     documents = replace(Documents.of(members), read=lambda row: read.append(row) or members[row])
     groups = walk(documents, LAYOUT, CPU, batch_tokens=1, order="data", workers=3)
     next(groups)
+    time.sleep(0.2)
     # Three wait, and one is being taken.
     assert len(read) <= 4
     assert len(list(groups)) == 19

@@ -107,9 +107,8 @@ def document_features(
 
 def _label(document: EncodedDocument, name: str) -> str | None:
     value = document.label if name == "label" else json.loads(document.extra).get(name)
-    if value is None or (isinstance(value, float) and math.isnan(value)) or not str(value).strip():
-        return None
-    return str(value)
+    # NaN is missing, too: records are read so.
+    return None if value is None or not str(value).strip() else str(value)
 
 
 def probe(found: LabelledFeatures, label: str, seed: int) -> ProbeReport:
