@@ -12,13 +12,13 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrained
 
 from textvae.config import DecoderConfig, EncoderConfig, ModelConfig, to_dict
 from textvae.data.collate import encoder_chunks, row_length
-from textvae.data.prepare.stages import FeatureFunction
+from textvae.data.fingerprint import EncoderFingerprint
 from textvae.data.text.processor import DocumentProcessor
 from textvae.devices import best_precision
 from textvae.frozen import run_settings
-from textvae.model.adapter import merge_adapters
+from textvae.model.adapter import digest, merge_adapters
 from textvae.model.encoder import SentenceEncoder
-from textvae.model.vae import TextVAEConfig, check_levels
+from textvae.model.vae import DocumentVAE, TextVAEConfig, check_levels
 from textvae.pretrained import resolve_backbone
 from textvae.text_vae import HierarchicalTextVAE
 
@@ -51,19 +51,39 @@ def build_model(settings: ModelConfig, processor: DocumentProcessor) -> Hierarch
     return HierarchicalTextVAE(config, encoder, decoder, processor)
 
 
-def sentence_feature_function(name: str, chunk_tokens: int = 8192) -> FeatureFunction:
+class FrozenEncoder:
     """The pooled states of the frozen encoder `name`, as training would compute them: what `prepare` caches."""
-    backbone = AutoModel.from_pretrained(resolve_backbone(name), dtype=torch.float32).eval()
-    encoder = SentenceEncoder(backbone, EncoderConfig(name))
-    pad_id = backbone.config.pad_token_id or 0
-    fast = best_precision(backbone.device) == "bf16"
 
-    def features(sentences: Sequence[Sequence[int]]) -> np.ndarray:
-        chunks = tuple(encoder_chunks([np.asarray(ids) for ids in sentences], pad_id, chunk_tokens))
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=fast):
-            return encoder(chunks, len(sentences)).numpy()
+    def __init__(self, name: str, chunk_tokens: int = 8192) -> None:
+        """`chunk_tokens`: padded tokens that are encoded at a time. Raises OSError if the encoder cannot be found."""
+        backbone = AutoModel.from_pretrained(resolve_backbone(name), dtype=torch.float32).eval()
+        self.encoder = SentenceEncoder(backbone, EncoderConfig(name))
+        self.name = name
+        self.chunk_tokens = chunk_tokens
+        self.fast = best_precision(backbone.device) == "bf16"
 
-    return features
+    def __call__(self, sentences: Sequence[Sequence[int]]) -> np.ndarray:
+        """Encoder tokens of S sentences -> [S, D]."""
+        pad_id = self.encoder.backbone.config.pad_token_id or 0
+        chunks = tuple(encoder_chunks([np.asarray(ids) for ids in sentences], pad_id, self.chunk_tokens))
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.fast):
+            return self.encoder(chunks, len(sentences)).numpy()
+
+    @property
+    def fingerprint(self) -> EncoderFingerprint:
+        return _fingerprint(self.encoder, self.name)
+
+
+def encoder_fingerprint(model: DocumentVAE) -> EncoderFingerprint | None:
+    """Whose cached features are those of the model's encoder: None if it is trained, or if there is none."""
+    if model.encoder is None or model.encoder.trainable:
+        return None
+    return _fingerprint(model.encoder, model.config.model_config.encoder.name)
+
+
+def _fingerprint(encoder: SentenceEncoder, name: str) -> EncoderFingerprint:
+    revision = getattr(encoder.backbone.config, "_commit_hash", None)
+    return EncoderFingerprint(name, revision, encoder.layers, digest(encoder.backbone.state_dict()))
 
 
 def _encoder(name: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -220,11 +221,8 @@ class HierarchicalTextVAE(DocumentVAE):
         return [self._to_text(document) for document in written]
 
     def _to_text(self, document: WrittenDocument) -> GeneratedDocument:
-        tokenizer = self.processor.decoder_tokenizer
-        sentences = [str(tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in document.sentences]
-        counts = document.structure[-1] if document.structure else [len(sentences)]
-        paragraphs, start = [], 0
-        for count in counts:
-            paragraphs.append(" ".join(sentences[start : start + count]))
-            start += count
+        counts = document.structure[-1] if document.structure else [len(document.sentences)]
+        ends = accumulate(counts, initial=0)
+        paragraphs = [self.processor.join(document.sentences[start:end]) for start, end in pairwise(ends)]
+        sentences = [self.processor.join([ids]) for ids in document.sentences]
         return GeneratedDocument("\n\n".join(paragraphs), sentences, document.structure)

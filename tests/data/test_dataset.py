@@ -6,14 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import STORY
+from tiny import DOCUMENT
+from transformers import AutoModel, AutoTokenizer
 
+from textvae.build import FrozenEncoder, build_model, encoder_fingerprint
 from textvae.data.dataset import load_prepared, open_documents
 from textvae.data.fingerprint import data_fingerprint
 from textvae.data.prepare.pipeline import PrepareOptions, prepare
 from textvae.data.sources.corpus import SourceOptions
 from textvae.data.sources.records import FieldNames
+from textvae.training.loop import check_features
 
 PARAGRAPHS = [" ".join(part.split()) for part in STORY.split("\n\n")]
 
@@ -111,3 +116,72 @@ def test_fingerprints_tell_data_apart(prepared: Path, make_processor) -> None:
     assert replace(other_ids, sha256="") == replace(train.fingerprint, sha256="")
     assert other_ids != train.fingerprint
     assert moved[0] != moved[1]
+
+
+@pytest.fixture(scope="module")
+def other_encoder(encoder_backbone: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Of the same shape and vocabulary as the model's, with other weights."""
+    folder = tmp_path_factory.mktemp("other-encoder")
+    other = AutoModel.from_pretrained(encoder_backbone)
+    other.embeddings.word_embeddings.weight.data.mul_(2)
+    other.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(encoder_backbone).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def cached(
+    encoder_backbone: str, other_encoder: str, decoder_folder: str, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """Prepared data with cached features of the model's own encoder, of the other, and of nobody knows whose."""
+    folder = tmp_path_factory.mktemp("cached")
+    source = str(write_jsonl(folder / "a.jsonl", [{"id": f"d{n}", "text": STORY} for n in range(5)]))
+    for name, encoder in (("own", encoder_backbone), ("other", other_encoder), ("unknown", encoder_backbone)):
+        frozen = FrozenEncoder(encoder)
+        options = PrepareOptions(
+            source,
+            str(folder / name),
+            encoder=encoder,
+            decoder=decoder_folder,
+            max_sentence_tokens=48,
+            cache_features=True,
+        )
+        prepare(options, frozen, None if name == "unknown" else frozen.fingerprint)
+    return {name: folder / name for name in ("own", "other", "unknown")}
+
+
+@pytest.mark.parametrize(
+    ("data", "trainable", "used"),
+    [("own", False, True), ("other", False, False), ("unknown", False, False), ("own", True, False)],
+)
+def test_cached_features_are_used_by_models_with_their_encoder_only(
+    cached: dict[str, Path], settings, make_processor, data: str, trainable: bool, used: bool
+) -> None:
+    given = settings(*DOCUMENT)
+    model = build_model(replace(given, encoder=replace(given.encoder, trainable=trainable)), make_processor())
+    opened = open_documents(str(cached[data]), model.processor, "train", encoder=lambda: encoder_fingerprint(model))
+    assert (opened.read(0).features is not None) == used
+    assert ("cached features of" in str(opened)) != used
+    split = load_prepared(cached[data], "train")
+    if used:
+        check_features(model, split)
+    else:
+        with pytest.raises(ValueError, match="cached features of"):
+            check_features(model, split)
+
+
+def test_without_a_model_no_cached_features_are_trusted(cached: dict[str, Path], make_processor) -> None:
+    assert open_documents(str(cached["own"]), make_processor(), "train").read(0).features is None
+
+
+def test_words_are_counted_when_the_data_are_prepared(prepared: Path, tmp_path: Path) -> None:
+    train = load_prepared(prepared, "train")
+    assert train.word_counts is train.stored_word_counts
+    expected = np.zeros(len(train.processor.decoder_tokenizer), dtype=int)
+    for document in map(train.read, range(len(train))):
+        np.add.at(expected, document.decoder_ids, 1)
+        expected[train.processor.decoder_tokenizer.eos_token_id] += len(document.sentences)
+    assert train.word_counts.tolist() == expected.tolist()
+    assert replace(train, stored_word_counts=None).word_counts.tolist() == expected.tolist()
+    validation = load_prepared(prepared, "validation")
+    assert validation.word_counts.sum() == validation.token_counts.sum()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from textvae.build import sentence_feature_function
+from textvae.build import FrozenEncoder
 from textvae.cli.source_options import SOURCES, add_source_options, field_names
 from textvae.data.prepare.pipeline import PrepareOptions, prepare
 
@@ -52,4 +52,8 @@ def run(arguments: argparse.Namespace) -> None:
         fields=field_names(arguments),
         cache_features=arguments.cache_features,
     )
-    prepare(options, sentence_feature_function(arguments.encoder) if arguments.cache_features else None)
+    if arguments.cache_features:
+        encoder = FrozenEncoder(arguments.encoder)
+        prepare(options, encoder, encoder.fingerprint)
+    else:
+        prepare(options)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
+from textvae.build import encoder_fingerprint
 from textvae.data.dataset import Documents, open_documents
 from textvae.data.sources.corpus import SourceOptions
 from textvae.data.sources.records import FieldNames
@@ -48,4 +50,5 @@ def open_source(arguments: argparse.Namespace, source: str, model: HierarchicalT
     `print(documents)` says how many, of how many sources, and what was set aside. Raises ValueError as
     `open_documents` does.
     """
-    return open_documents(source, model.processor, split, arguments.limit, source_options(arguments))
+    encoder = partial(encoder_fingerprint, model)
+    return open_documents(source, model.processor, split, arguments.limit, source_options(arguments), encoder)

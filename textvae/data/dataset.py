@@ -13,9 +13,10 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow
+from transformers import PreTrainedTokenizerBase
 
 from textvae.data.document import EncodedDocument
-from textvae.data.fingerprint import DataFingerprint, data_fingerprint
+from textvae.data.fingerprint import DataFingerprint, EncoderFingerprint, data_fingerprint
 from textvae.data.plan import spread
 from textvae.data.prepare.stages import ARRAYS, encode_documents
 from textvae.data.prepare.summary import SplitSummary
@@ -24,6 +25,7 @@ from textvae.data.sources.folder import PassedOver, listed
 from textvae.data.text.processor import DocumentProcessor
 
 METADATA_FILE = "textvae_data.json"
+WORD_COUNTS_FILE = "word_counts.npy"
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class PreparedSplit:
     processor: DocumentProcessor
     metadata: dict[str, Any]
     """What `textvae_data.json` says."""
+    stored_word_counts: np.ndarray | None = None
+    """Those that `prepare` counted, of the training split."""
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -46,11 +50,10 @@ class PreparedSplit:
 
     @property
     def word_counts(self) -> np.ndarray:
-        """[largest id + 1] how often every decoder token is to be predicted, sentence ends included."""
-        words = [chunk.flatten().to_numpy() for chunk in self.dataset.data.column("decoder_ids").chunks]
-        counts = np.bincount(np.concatenate(words), minlength=1 + int(self.processor.decoder_tokenizer.eos_token_id))
-        counts[self.processor.decoder_tokenizer.eos_token_id] += self.token_counts.sum() - sum(map(len, words))
-        return counts
+        """[decoder tokens] how often every one is to be predicted, sentence ends included."""
+        if self.stored_word_counts is not None:
+            return self.stored_word_counts
+        return count_words(self.dataset, self.processor.decoder_tokenizer)
 
     @cached_property
     def fingerprint(self) -> DataFingerprint:
@@ -61,6 +64,15 @@ class PreparedSplit:
     def has_features(self) -> bool:
         """Whether the frozen encoder's sentence features are cached."""
         return "features" in self.dataset.column_names
+
+    @property
+    def feature_encoder(self) -> EncoderFingerprint | None:
+        """Whose the cached features are; None if that is not known."""
+        values = self.metadata.get("features")
+        return None if values is None else EncoderFingerprint(**values | {"layers": tuple(values["layers"])})
+
+    def without_features(self) -> PreparedSplit:
+        return replace(self, dataset=self.dataset.remove_columns("features"))
 
     def read(self, index: int) -> EncodedDocument:
         """The document in row `index`."""
@@ -91,7 +103,19 @@ def load_prepared(folder: str | os.PathLike[str], split: str) -> PreparedSplit:
         raise ValueError(f"split '{split}' of '{folder}' has {len(rows)} rows, not {expected}; {remedy}")
     arrays = [name for name in (*ARRAYS, "features") if name in rows.column_names]
     rows = rows.with_format("numpy", columns=arrays, output_all_columns=True)
-    return PreparedSplit(rows, DocumentProcessor.from_pretrained(folder), described)
+    counts = folder / WORD_COUNTS_FILE
+    stored = np.load(counts, allow_pickle=False) if split == "train" and counts.is_file() else None
+    return PreparedSplit(rows, DocumentProcessor.from_pretrained(folder), described, stored)
+
+
+def count_words(rows: datasets.Dataset, decoder: PreTrainedTokenizerBase) -> np.ndarray:
+    """[decoder tokens] how often every one is to be predicted in `rows`, sentence ends included."""
+    counts = np.zeros(len(decoder), dtype=np.int64)
+    for chunk in rows.with_format("arrow").iter(batch_size=1024):
+        words = chunk["decoder_ids"].combine_chunks().flatten().to_numpy()
+        counts += np.bincount(words, minlength=len(decoder))
+        counts[decoder.eos_token_id] += chunk["num_tokens"].to_numpy().sum() - len(words)
+    return counts
 
 
 @dataclass(frozen=True)
@@ -109,6 +133,8 @@ class Documents:
     """What became of the source, where it was read now."""
     passed_over: tuple[PassedOver, ...] = ()
     """Files and splits of the source that were not read."""
+    remark: str = ""
+    """What else is worth knowing, in a line."""
 
     @classmethod
     def of(cls, members: Sequence[EncodedDocument]) -> Documents:
@@ -133,7 +159,7 @@ class Documents:
             sections = f"{len(self):,} sections of {self.num_sources:,} documents"
         read = [] if self.account is None else [f"  read: {self.account.listed()}"]
         passed_over = [f"  {listed(self.passed_over)}"] if self.passed_over else []
-        return "\n".join([sections, *read, *passed_over])
+        return "\n".join([sections, *read, *passed_over, *([f"  {self.remark}"] if self.remark else [])])
 
     def select(self, rows: Sequence[int] | np.ndarray) -> Documents:
         """The documents in `rows`, in that order."""
@@ -145,6 +171,7 @@ class Documents:
             [self.source_ids[row] for row in chosen],
             self.account,
             self.passed_over,
+            self.remark,
         )
 
 
@@ -154,11 +181,13 @@ def open_documents(
     split: str = "validation",
     limit: int | None = None,
     options: SourceOptions | None = None,
+    encoder: Callable[[], EncoderFingerprint | None] | None = None,
 ) -> Documents:
     """At most `limit` documents spread evenly over `data`, tokenised as `processor` does.
 
     A source that is not prepared is segmented and tokenised now, as `options` say; one without splits is taken
-    whole, and what had to be set aside is in the `account`. Raises ValueError for data that cannot be read, that
+    whole, and what had to be set aside is in the `account`. Cached features are used only if they
+    are of the model's `encoder`. Raises ValueError for data that cannot be read, that
     were prepared for another model, or that hold no document.
     """
     if limit is not None and limit < 1:
@@ -166,7 +195,7 @@ def open_documents(
     if (Path(data) / METADATA_FILE).is_file():
         prepared = load_prepared(data, split)
         _check_same(prepared.processor, processor, data)
-        found = prepared.documents
+        found = _without_foreign_features(prepared, encoder)
         if limit is not None:
             found = found.select(spread(limit, len(found)))
     else:
@@ -175,6 +204,19 @@ def open_documents(
         account = f":\n  {found.account.listed()}" if found.account else ""
         raise ValueError(f"'{data}' holds no document with text in split '{split}'{account}")
     return found
+
+
+def _without_foreign_features(
+    prepared: PreparedSplit, encoder: Callable[[], EncoderFingerprint | None] | None
+) -> Documents:
+    if not prepared.has_features:
+        return prepared.documents
+    cached, own = prepared.feature_encoder, encoder() if encoder is not None else None
+    if cached is not None and own is not None and cached.computes_as(own):
+        return prepared.documents
+    model = "trained, or unknown" if own is None else str(own)
+    remark = f"cached features of {cached or 'an unknown encoder'} are left: the model's encoder is {model}"
+    return replace(prepared.without_features().documents, remark=remark)
 
 
 def _read_source(

@@ -20,6 +20,25 @@ class DataFingerprint:
     """Of the ids and token counts of all rows, in their order."""
 
 
+@dataclass(frozen=True)
+class EncoderFingerprint:
+    """Tells whose features were cached. The weights and the layers decide; the rest is for people."""
+
+    name: str
+    revision: str | None
+    """Commit of the Hub repository, where that is known."""
+    layers: tuple[int, ...]
+    """Hidden states that are pooled."""
+    sha256: str
+    """Of the weights."""
+
+    def computes_as(self, other: EncoderFingerprint) -> bool:
+        return (self.sha256, self.layers) == (other.sha256, other.layers)
+
+    def __str__(self) -> str:
+        return f"'{self.name}' (layers {list(self.layers)}, weights {self.sha256[:8]})"
+
+
 def data_fingerprint(ids: Iterable[str], token_counts: np.ndarray) -> DataFingerprint:
     """`token_counts`: [documents] predicted tokens of each."""
     digest = hashlib.sha256(np.ascontiguousarray(token_counts, dtype="<i8").tobytes())

@@ -17,8 +17,8 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from textvae.build import build_model
-from textvae.config import Config, EncoderConfig, Likelihood, ObjectiveConfig, TrainConfig
+from textvae.build import build_model, encoder_fingerprint
+from textvae.config import Config, Likelihood, ObjectiveConfig, TrainConfig
 from textvae.data.dataset import PreparedSplit, load_prepared
 from textvae.data.loader import StepBatches, TrainingSteps, training_loader, walk
 from textvae.data.plan import BatchPlan, spread
@@ -50,7 +50,6 @@ def train(config: Config) -> Path:
     set_seed(settings.seed)
     training = load_prepared(config.data.path, "train")
     validation = load_prepared(config.data.path, "validation")
-    _check_features(config, training)
     if accelerator.is_main_process and not resumes:
         output.begin(config)
     if settings.resume and not resumes:
@@ -61,6 +60,7 @@ def train(config: Config) -> Path:
     if not resumes:
         if settings.start_from is not None:
             start_from(plain, settings.start_from)
+        check_features(plain, training)
         plain.decoder.set_unigram(torch.from_numpy(training.word_counts))
     freeze_unused(plain, config.objective)
     plain.set_chunk_tokens(config.data.micro_batch_tokens)
@@ -138,15 +138,18 @@ def _accelerator(settings: TrainConfig) -> Accelerator:
     )
 
 
-def _check_features(config: Config, training: PreparedSplit) -> None:
-    """Raises ValueError when the data hold cached features of another encoder than the model's."""
-    if config.model.levels and training.has_features:
-        cached = EncoderConfig(name=training.metadata["options"]["encoder"], words=config.model.encoder.words)
-        if config.model.encoder != cached:
-            raise ValueError(
-                f"{config.data.path} holds cached features of {cached}, but the model's encoder is "
-                f"{config.model.encoder}; prepare the data without --cache-features, or use the same encoder"
-            )
+def check_features(model: HierarchicalTextVAE, training: PreparedSplit) -> None:
+    """Raises ValueError when the data hold cached features of another encoder than the model's, or of one that is
+    trained."""
+    if not (model.level_names and training.has_features):
+        return
+    own, cached = encoder_fingerprint(model), training.feature_encoder
+    if own is None or cached is None or not own.computes_as(cached):
+        encoder = "trained" if own is None else str(own)
+        raise ValueError(
+            f"the data hold cached features of {cached or 'an unknown encoder'}, but the model's encoder is {encoder}; "
+            "prepare the data without --cache-features, or with the model's encoder"
+        )
 
 
 def optimise(

@@ -14,9 +14,11 @@ from importlib import metadata
 from pathlib import Path
 
 import datasets
+import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from textvae.data.dataset import METADATA_FILE
+from textvae.data.dataset import METADATA_FILE, WORD_COUNTS_FILE, count_words
+from textvae.data.fingerprint import EncoderFingerprint
 from textvae.data.prepare.stages import FeatureFunction, add_features, count_rows, encode_rows
 from textvae.data.prepare.summary import PreparationSummary
 from textvae.data.sources.corpus import (
@@ -75,10 +77,13 @@ class PrepareOptions:
             )
 
 
-def prepare(options: PrepareOptions, feature_fn: FeatureFunction | None = None) -> PreparationSummary:
+def prepare(
+    options: PrepareOptions, feature_fn: FeatureFunction | None = None, encoder: EncoderFingerprint | None = None
+) -> PreparationSummary:
     """Write the prepared data set `options.out`, print and return what was counted.
 
-    With `cache_features`, `feature_fn` reads the sentences. The same source and options give the same rows,
+    With `cache_features`, `feature_fn` reads the sentences; only models with the very same `encoder` will use what it
+    gives. The same source and options give the same rows,
     whatever `num_proc`. The folder appears under its name when it is complete. Raises ValueError for a source
     that cannot be read or has no usable document, and if `out` exists; OSError if a backbone cannot be found.
     """
@@ -92,6 +97,7 @@ def prepare(options: PrepareOptions, feature_fn: FeatureFunction | None = None) 
     shutil.rmtree(partial, ignore_errors=True)
     try:
         summary = _prepare(options, feature_fn, partial / "work", partial / "done", started)
+        _write_metadata(partial / "done", options, summary, encoder)
         os.replace(partial / "done", out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -122,9 +128,9 @@ def _prepare(
         if feature_fn is not None:
             prepared[split] = add_features(prepared[split], feature_fn, work / f"{split}-features.arrow")
     prepared.save_to_disk(done, max_shard_size="500MB")
+    np.save(done / WORD_COUNTS_FILE, count_words(prepared["train"], processor.decoder_tokenizer))
     processor.save_pretrained(done)
     summary = PreparationSummary(summaries, passed_over, time.monotonic() - started)
-    _write_metadata(done, options, summary)
     return summary
 
 
@@ -146,13 +152,16 @@ def _sample_paragraphs(rows: datasets.Dataset, options: PrepareOptions) -> Itera
         yield from paragraphs_of(from_row(rows[index]), build_tree)
 
 
-def _write_metadata(folder: Path, options: PrepareOptions, summary: PreparationSummary) -> None:
+def _write_metadata(
+    folder: Path, options: PrepareOptions, summary: PreparationSummary, encoder: EncoderFingerprint | None
+) -> None:
     packages = ("textvae", "datasets", "transformers", "tokenizers", "sentencepiece", "sentencex")
     content = {
         "hierarchy": options.hierarchy,
         "options": asdict(options),
         "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in packages},
         "seconds": round(summary.seconds, 1),
+        "features": None if encoder is None else asdict(encoder),
         "passed_over": [asdict(entry) for entry in summary.passed_over],
         "splits": {split: asdict(counts) for split, counts in summary.splits.items()},
     }

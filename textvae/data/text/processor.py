@@ -15,6 +15,7 @@ from huggingface_hub import hf_hub_download
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from textvae.data.document import EncodedDocument, SourceDocument
+from textvae.data.text.join import join_tokens
 from textvae.data.text.segmentation import cut_evenly
 from textvae.data.text.tree import Tree, TreeBuilder, cut_sections, lowest_parents, structure_of
 
@@ -181,6 +182,10 @@ class DocumentProcessor:
             return [sentence]
         pieces = self._tokenise(cut_evenly(sentence.text, max(2, math.ceil(excess))))
         return [part for piece in pieces for part in self._split(piece)]
+
+    def join(self, sentences: Sequence[Sequence[int]]) -> str:
+        """The text of one parent out of its sentences' decoder tokens."""
+        return join_tokens(sentences, self.decoder_tokenizer, self.language)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write the settings and both tokenizers into `folder`, which is created."""

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from textvae.data.document import SourceDocument
+from textvae.data.text.join import separator_of
 from textvae.data.text.segmentation import normalise, segment_sentences, split_paragraphs
 
 Tree = Any
 """A leaf, or a list of trees."""
-
-_UNSPACED = {"bo", "ja", "km", "lo", "my", "th", "zh"}
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ class TreeBuilder:
 
     @property
     def _space(self) -> str:
-        return "" if self.language in _UNSPACED else " "
+        return separator_of(self.language)
 
 
 def _prune(tree: Tree) -> tuple[Tree, int]:
