@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from textvae.config import DecoderConfig, EncoderConfig, ModelConfig, to_dict
 from textvae.data.collate import encoder_chunks, row_length
@@ -17,7 +17,7 @@ from textvae.data.text.processor import DocumentProcessor
 from textvae.devices import best_precision
 from textvae.frozen import run_settings
 from textvae.model.adapter import digest, merge_adapters
-from textvae.model.encoder import SentenceEncoder
+from textvae.model.encoder import SentenceEncoder, load_encoder
 from textvae.model.vae import DocumentVAE, TextVAEConfig, check_levels
 from textvae.pretrained import resolve_backbone
 from textvae.text_vae import HierarchicalTextVAE
@@ -39,8 +39,8 @@ def build_model(settings: ModelConfig, processor: DocumentProcessor) -> Hierarch
     config = TextVAEConfig(
         hierarchy=processor.hierarchy,
         settings=to_dict(settings),
-        encoder=_values(encoder) if encoder is not None else None,
-        decoder=_values(decoder),
+        encoder_config=_values(encoder) if encoder is not None else None,
+        decoder_config=_values(decoder),
         tokens={
             "start_id": end_id if start_id is None else start_id,
             "end_id": end_id,
@@ -56,7 +56,7 @@ class FrozenEncoder:
 
     def __init__(self, name: str, chunk_tokens: int = 8192) -> None:
         """`chunk_tokens`: padded tokens that are encoded at a time. Raises OSError if the encoder cannot be found."""
-        backbone = AutoModel.from_pretrained(resolve_backbone(name), dtype=torch.float32).eval()
+        backbone = load_encoder(resolve_backbone(name)).eval()
         self.encoder = SentenceEncoder(backbone, EncoderConfig(name))
         self.name = name
         self.chunk_tokens = chunk_tokens
@@ -87,7 +87,7 @@ def _fingerprint(encoder: SentenceEncoder, name: str) -> EncoderFingerprint:
 
 
 def _encoder(name: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    encoder = AutoModel.from_pretrained(resolve_backbone(name), dtype=torch.float32)
+    encoder = load_encoder(resolve_backbone(name))
     _check_vocabulary(encoder, tokenizer, f"encoder '{name}'")
     return encoder
 

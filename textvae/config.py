@@ -6,11 +6,13 @@ imports nothing of the package.
 
 from __future__ import annotations
 
+import re
 from dataclasses import field
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+from torch import nn
 
 STRICT = ConfigDict(extra="forbid")
 T = TypeVar("T")
@@ -99,6 +101,16 @@ class DecoderConfig:
         return self.lora is None if self.trainable is None else self.trainable
 
 
+def check_level_name(name: str) -> None:
+    """Raises ValueError unless a level may be called `name`, which is a key of modules, overrides and JSON files and a
+    folder's name."""
+    if not re.fullmatch(r"[^\W_][\w-]*", name) or hasattr(nn.ModuleDict(), name):
+        raise ValueError(
+            f"a level cannot be called '{name}': take letters, digits, - and _, a letter first, and no word that "
+            "PyTorch's modules use themselves, such as 'keys' or 'type'"
+        )
+
+
 @dataclass(frozen=True, config=STRICT)
 class LevelConfig:
     name: str
@@ -106,6 +118,9 @@ class LevelConfig:
     prior: Literal["autoregressive", "independent"] = "autoregressive"
     posterior_sees_ancestors: bool = True
     initial_posterior_std: Annotated[float, Field(gt=0)] = 0.1
+
+    def __post_init__(self) -> None:
+        check_level_name(self.name)
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from textvae.config import LoraConfig, ModelConfig
 from textvae.model.adapter import base_name, digest, frozen_weights, set_trainable, tied_weights
+from textvae.model.encoder import load_encoder
 from textvae.model.vae import DocumentVAE, TextVAEConfig
 from textvae.pretrained import resolve_backbone
 
@@ -62,11 +63,10 @@ def restore_frozen(model: DocumentVAE, known: Mapping[str, Mapping[str, str]]) -
             for name, value in backbone.state_dict().items():
                 if base_name(name) in frozen:
                     value.copy_(source[base_name(name)])
-    if "decoder" in known:
-        model.decoder.backbone.tie_weights()
-        tied = tied_weights(model.decoder.backbone)
-        model.decoder.all_tied_weights_keys = tied
-        model.all_tied_weights_keys.update({f"decoder.{k}": f"decoder.{v}" for k, v in tied.items()})
+        backbone.tie_weights()
+        tied = tied_weights(backbone)
+        getattr(model, part).all_tied_weights_keys = tied
+        model.all_tied_weights_keys.update({f"{part}.{k}": f"{part}.{v}" for k, v in tied.items()})
 
 
 def _freeze(model: DocumentVAE) -> None:
@@ -106,5 +106,5 @@ def _left_out(model: DocumentVAE, settings: ModelConfig) -> Iterator[tuple[str, 
 
 
 def _load(part: str, name: str) -> PreTrainedModel:
-    kind = AutoModel if part == "encoder" else AutoModelForCausalLM
-    return kind.from_pretrained(resolve_backbone(name), dtype=torch.float32)
+    path = resolve_backbone(name)
+    return load_encoder(path) if part == "encoder" else AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)

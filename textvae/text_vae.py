@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +22,26 @@ from textvae.model.noise import KeyedNoise
 from textvae.model.vae import DocumentVAE, TextVAEConfig
 from textvae.writing.decode import WrittenDocument, write_documents
 from textvae.writing.plan import DocumentPlan, SamplingOptions, plan_of
+
+Texts = str | SourceDocument | Sequence[str | SourceDocument]
+HUB_ARGUMENTS = ("revision", "token", "cache_dir", "subfolder", "local_files_only", "force_download")
+"""Of `from_pretrained`: where its files lie."""
+PUSH_ARGUMENTS = (
+    "repo_id",
+    "commit_message",
+    "commit_description",
+    "private",
+    "token",
+    "revision",
+    "create_pr",
+    "tags",
+)
+"""Of `save_pretrained` with `push_to_hub=True`."""
+RENAMED_WEIGHTS = {
+    r"^decoder\.vocabulary\.": "decoder.topic_head.",
+    r"^decoder\.unigram$": "decoder.topic_head.unigram",
+}
+"""What runs of version 0.1 call them."""
 
 
 @dataclass(frozen=True)
@@ -76,23 +97,36 @@ class HierarchicalTextVAE(DocumentVAE):
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike[str], *args: Any, **kwargs: Any) -> HierarchicalTextVAE:  # type: ignore[override]
-        """A run folder or a Hub name; brings the tokenizers along."""
+        """A run folder or a Hub name; brings the tokenizers along, from the same revision.
+
+        `dtype` is that of the encoder and the decoder; latents and what they are made of stay float32.
+        """
+        kwargs["key_mapping"] = RENAMED_WEIGHTS | (kwargs.get("key_mapping") or {})
         model = super().from_pretrained(name, *args, **kwargs)
         restore_frozen(model, model.config.references)
-        model._processor = DocumentProcessor.from_pretrained(name)
+        of_hub = {key: kwargs[key] for key in HUB_ARGUMENTS if kwargs.get(key) is not None}
+        model._processor = DocumentProcessor.from_pretrained(name, **of_hub)
         return model
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Weights, configuration and tokenizers: all that `from_pretrained` needs."""
+        """Weights, configuration and tokenizers: all that `from_pretrained` needs.
+
+        `push_to_hub=True` uploads them as well, as `push_to_hub` does, to `repo_id` (default: the folder's name).
+        """
+        wants_push = kwargs.pop("push_to_hub", False)
+        of_push = {key: kwargs.pop(key) for key in PUSH_ARGUMENTS if key in kwargs}
         self.config.references = references(self)
         super().save_pretrained(save_directory, *args, **{"state_dict": without_frozen(self), **kwargs})
         self.processor.save_pretrained(save_directory)
+        if wants_push:
+            self.push_to_hub(**({"repo_id": Path(save_directory).name} | of_push))
 
-    def process(self, texts: Sequence[str | SourceDocument]) -> list[EncodedDocument]:
+    def process(self, texts: Texts) -> list[EncodedDocument]:
         """Segment and tokenise. Raises ValueError naming a document without a sentence."""
+        several = [texts] if isinstance(texts, str | SourceDocument) else texts
         sources = [
             SourceDocument(id=f"text-{number}", text=text) if isinstance(text, str) else text
-            for number, text in enumerate(texts)
+            for number, text in enumerate(several)
         ]
         return [self.processor(source) for source in sources]
 
@@ -109,8 +143,8 @@ class HierarchicalTextVAE(DocumentVAE):
             found[name] = LevelLatents(level.posterior.mean, level.posterior.log_variance, document)
         return found
 
-    def encode(self, texts: Sequence[str | SourceDocument]) -> dict[str, LevelLatents]:
-        """Latents of `texts` at every level: `encode(texts)["document"].mean` is [len(texts), Z]."""
+    def encode(self, texts: Texts) -> dict[str, LevelLatents]:
+        """Latents of `texts`, one or several, at every level: `encode(texts)["document"].mean` is [documents, Z]."""
         return self.latents(self.batch(self.process(texts)))
 
     def generate(

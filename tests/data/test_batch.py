@@ -96,7 +96,8 @@ def test_rows_hold_what_may_be_seen(context: int, context_tokens: int, chunk_tok
     rows, predicted = [], []
     for chunk in batch.decoder_chunks:
         assert chunk.ids.numel() <= chunk_tokens or len(chunk.ids) == 1
-        for ids, sentence, token in zip(chunk.ids, chunk.sentence, chunk.token, strict=True):
+        assert chunk.sentence.shape == (len(chunk.ids), 1 if context == 2 else chunk.ids.shape[1])
+        for ids, sentence, token in zip(chunk.ids, chunk.sentence.expand_as(chunk.ids), chunk.token, strict=True):
             real = token >= 0
             predicted.extend(token[real].tolist())
             if real.any():

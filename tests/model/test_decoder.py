@@ -12,6 +12,7 @@ from torch.nn.functional import logsigmoid
 from transformers import DynamicCache
 
 from textvae.data.document import EncodedDocument
+from textvae.model.dropout import DropoutMasks
 from textvae.model.vae import DocumentVAE, VAEOutput
 
 DECODERS = ("gpt2", "llama")
@@ -229,11 +230,10 @@ def test_word_dropout_hides_words_and_nothing_else() -> None:
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_as_much_is_hidden_as_asked_for(share: float) -> None:
     """Of 400 sentences of 9 words each; what is hidden of words says nothing of sentences."""
-    vae = tiny.model((), word_dropout=share, context_dropout=share)
-    batch = tiny.batch_of(vae, [tiny.encoded("long", [[1], [400]], [[5] * 9] * 400)])
-    hidden = vae.decoder._hide(batch, tiny.NOISE)
-    words = hidden.words[batch.token_position > 0].double()
-    assert not hidden.words[batch.token_position == 0].any(), "the start token carries no word"
+    batch = tiny.batch_of(tiny.model(()), [tiny.encoded("long", [[1], [400]], [[5] * 9] * 400)])
+    hidden = DropoutMasks.draw(batch, tiny.NOISE, share, share)
+    words = hidden.tokens[batch.token_position > 0].double()
+    assert not hidden.tokens[batch.token_position == 0].any(), "the start token carries no word"
     for drawn in (words, hidden.sentences.double()):
         error = (share * (1 - share) / len(drawn)) ** 0.5
         assert float(drawn.mean()) == pytest.approx(share, abs=4 * error)
@@ -274,7 +274,7 @@ def test_a_bag_of_words_without_what_latents_add_is_the_unigram() -> None:
     torch.manual_seed(0)
     vae = DocumentVAE(tiny.config(logit_rank=7)).eval()
     counts = torch.arange(tiny.VOCABULARY - 1)
-    vae.decoder.set_unigram(counts)
+    vae.decoder.topic_head.set_unigram(counts)
     batch = tiny.batch_of(vae, [STORY])
     smoothed = torch.cat([counts + 1, torch.ones(1)])
     expected = (smoothed / smoothed.sum()).log()[batch.tokens]
@@ -284,7 +284,7 @@ def test_a_bag_of_words_without_what_latents_add_is_the_unigram() -> None:
 @torch.no_grad()
 def test_a_bag_of_words_knows_its_sentences_latents_and_no_order() -> None:
     vae = tiny.model(logit_rank=7)
-    vae.decoder.set_unigram(torch.zeros(tiny.VOCABULARY))
+    vae.decoder.topic_head.set_unigram(torch.zeros(tiny.VOCABULARY))
     words, cuts = np.asarray(STORY.decoder_ids), np.cumsum(STORY.decoder_lengths)[:-1]
     turned = replace(STORY, decoder_ids=np.concatenate([part[::-1] for part in np.split(words, cuts)]).tolist())
     sentence = tiny.batch_of(vae, [STORY]).token_sentence
@@ -310,8 +310,8 @@ def test_topic_logits_multiply_the_decoders_prediction() -> None:
     vectors = vae.decoder.conditioner(z)
     ids = torch.tensor([[tiny.START, 5, 9]])
     with_topics, _ = vae.decoder.step(ids, vectors, DynamicCache(config=vae.decoder.backbone.config))
-    topics = vae.decoder.topic_logits(vectors)
-    vae.decoder.vocabulary.weight.zero_()
+    topics = vae.decoder.topic_head(vae.decoder.topics(vectors))
+    vae.decoder.topic_head.weight.zero_()
     without, _ = vae.decoder.step(ids, vectors, DynamicCache(config=vae.decoder.backbone.config))
     expected = without.softmax(-1) * topics.exp()
     assert topics.abs().max() > 0.1

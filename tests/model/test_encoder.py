@@ -34,16 +34,16 @@ def test_words_are_told_whatever_their_order_and_how_many_there_are() -> None:
 def test_the_words_that_posteriors_see_are_sufficient_for_the_bag_of_words() -> None:
     """log p(words | z) - log p(words | z') is a function of their features alone, exactly linear in the sum."""
     vae = tiny.model(("document",), logit_rank=7)
-    vae.decoder.set_unigram(torch.arange(tiny.VOCABULARY))
+    vae.decoder.topic_head.set_unigram(torch.arange(tiny.VOCABULARY))
     batch = tiny.batch_of(vae, [tiny.encoded("one", [[1], [3]], WORDS)])
     z = torch.randn(2, 1, 6, generator=torch.Generator().manual_seed(0))
     vectors = [vae.decoder.conditioner({"document": one})[-1, 0, :7] for one in z]
     scores = [vae.score_bag({"document": one}, batch).token_log_prob.sum() for one in z]
-    sums = word_sums(vae.decoder.topics(), batch).sum(0) / 7**0.5
+    sums = word_sums(vae.decoder.topic_head.rows(), batch).sum(0) / 7**0.5
     # Under the topics' mean row, which was taken off, log-partitions are those of centred logits.
-    rows = vae.decoder.vocabulary.weight
-    mean = vae.decoder.unigram.exp() @ rows
-    partitions = [torch.logsumexp(vae.decoder.unigram + (rows - mean) @ vector, 0) for vector in vectors]
+    rows = vae.decoder.topic_head.weight
+    mean = vae.decoder.topic_head.unigram.exp() @ rows
+    partitions = [torch.logsumexp(vae.decoder.topic_head.unigram + (rows - mean) @ vector, 0) for vector in vectors]
     expected = sums[:-1] @ (vectors[0] - vectors[1]) - batch.num_tokens * (partitions[0] - partitions[1])
     torch.testing.assert_close(scores[0] - scores[1], expected, atol=1e-4, rtol=1e-4)
 

@@ -71,7 +71,7 @@ def test_micro_batches_add_up_to_the_batch(vae: DocumentVAE, usual: tuple, sizes
 def test_chunks_and_recomputation_change_nothing(vae: DocumentVAE, usual: tuple, chunk_tokens: int) -> None:
     """Small chunks are recomputed in the backward pass."""
     calls: list[object] = []
-    hook = vae.decoder.backbone.register_forward_hook(lambda *inputs: calls.append(inputs))
+    hook = vae.decoder.backbone.base_model.register_forward_hook(lambda *inputs: calls.append(inputs))
     before = vae.layout.chunk_tokens
     vae.set_chunk_tokens(chunk_tokens)
     try:

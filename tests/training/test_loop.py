@@ -231,7 +231,7 @@ def test_the_bag_knows_how_often_words_occur(prepared: Path, settings: Settings,
     config = configured(
         prepared, tmp_path / "run", settings("document", logit_rank=4), steps=1, objective={"bag_of_words": 1.0}
     )
-    unigram = load_run(train(config)).decoder.unigram.exp()
+    unigram = load_run(train(config)).decoder.topic_head.unigram.exp()
     assert float(unigram.sum()) == pytest.approx(1, rel=1e-4)
     frequent = max(counts, key=lambda word: counts[word])
     assert int(unigram.argmax()) == frequent

@@ -89,7 +89,7 @@ class TokenChunk:
     ids: Tensor
     """[R, C] input tokens."""
     sentence: Tensor
-    """[R, C] sentence of every position; 0 where empty."""
+    """[R, C] sentence of every position, 0 where empty; [R, 1] where a row is one sentence."""
     token: Tensor
     """[R, C] index of the predicted token among all N of the batch; -1 where empty."""
 
@@ -137,7 +137,7 @@ class DocumentBatch:
     @property
     def token_position(self) -> Tensor:
         """[N] number of every predicted token in its sentence."""
-        first = self.sentence_end - torch.bincount(self.token_sentence) + 1
+        first = torch.cat([self.sentence_end.new_zeros(1), self.sentence_end[:-1] + 1])
         return torch.arange(self.num_tokens, device=first.device) - first[self.token_sentence]
 
     def by_document(self, values: Tensor, document: Tensor) -> Tensor:

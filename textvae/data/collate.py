@@ -102,6 +102,7 @@ def _decoder_chunks(
         if unit[sentence] != unit[sentence - 1] or is_full:
             borders.append(sentence)
     borders.append(len(ends))
+    is_sentence = context == len(levels) - 1
     # A sentence's inputs are the start token and its words; its targets the words and the end token.
     inputs = np.roll(tokens, 1)
     inputs[starts] = layout.start_id
@@ -109,12 +110,12 @@ def _decoder_chunks(
     spans = [(starts[first], ends[after - 1] + 1) for first, after in pairwise(borders)]
     for members, rows, columns in _buckets([stop - start for start, stop in spans], layout.chunk_tokens):
         ids = np.full((rows, columns), layout.decoder_pad_id)
-        owner = np.zeros((rows, columns), dtype=np.int64)
+        owner = np.zeros((rows, 1 if is_sentence else columns), dtype=np.int64)
         token = np.full((rows, columns), IGNORED)
         for row, member in enumerate(members):
             start, stop = spans[member]
             ids[row, : stop - start] = inputs[start:stop]
-            owner[row, : stop - start] = sentence_of[start:stop]
+            owner[row, : stop - start] = sentence_of[start : start + 1 if is_sentence else stop]
             token[row, : stop - start] = np.arange(start, stop)
         yield TokenChunk(torch.from_numpy(ids), torch.from_numpy(owner), torch.from_numpy(token))
 

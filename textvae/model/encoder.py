@@ -10,12 +10,33 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
 
 from textvae.config import EncoderConfig, UnitConfig
 from textvae.data.batch import DocumentBatch, EncoderChunk
-from textvae.model.adapter import set_trainable
+from textvae.model.adapter import set_trainable, tied_weights
 from textvae.model.unit_transformer import AttentionPool, UnitTransformer, segment_mean
+
+
+def encoder_class(config: PretrainedConfig) -> type[AutoModel] | type[AutoModelForTextEncoding]:
+    """What builds the encoder of this configuration; of encoder-decoder models such as T5, the encoder alone.
+
+    Raises ValueError where it cannot be had alone.
+    """
+    if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
+        return AutoModelForTextEncoding
+    if config.is_encoder_decoder:
+        raise ValueError(
+            f"encoder '{config.model_type}' cannot be used without its decoder; choose an encoder such as MiniLM, "
+            "ModernBERT or T5"
+        )
+    return AutoModel
+
+
+def load_encoder(path: str) -> PreTrainedModel:
+    """The pretrained encoder in folder or Hub repository `path`, float32."""
+    return encoder_class(AutoConfig.from_pretrained(path)).from_pretrained(path, dtype=torch.float32)
 
 
 class SentenceEncoder(nn.Module):
@@ -24,6 +45,8 @@ class SentenceEncoder(nn.Module):
     def __init__(self, backbone: PreTrainedModel, config: EncoderConfig) -> None:
         super().__init__()
         self.backbone = backbone
+        # Hugging Face asks the children of a model for these when it saves and loads.
+        self.all_tied_weights_keys = tied_weights(backbone)
         self.layers = config.layers
         self.trainable = config.trainable is not False or config.lora is not None
         self.feature_size = backbone.config.hidden_size * len(self.layers)
@@ -53,7 +76,9 @@ class SentenceEncoder(nn.Module):
         return pooled.new_zeros(num_sentences + 1, self.feature_size).index_copy(0, place, pooled)[:num_sentences]
 
     def _pool(self, chunk: EncoderChunk) -> Tensor:
-        states = self.backbone(input_ids=chunk.ids, attention_mask=chunk.mask, output_hidden_states=True).hidden_states
+        wants_inner = set(self.layers) != {-1}
+        output = self.backbone(input_ids=chunk.ids, attention_mask=chunk.mask, output_hidden_states=wants_inner)
+        states = output.hidden_states if wants_inner else [output.last_hidden_state]
         mask = chunk.mask[..., None].float()
         means = [(states[layer].float() * mask).sum(1) / mask.sum(1) for layer in self.layers]
         return torch.cat(means, dim=-1)

@@ -11,6 +11,7 @@ from transformers import DynamicCache, MistralConfig, MistralModel
 
 from textvae.config import UnitConfig
 from textvae.data.batch import PackedRows
+from textvae.model.masks import attention_mask
 
 
 class UnitTransformer(nn.Module):
@@ -43,9 +44,10 @@ class UnitTransformer(nn.Module):
 
     def forward(self, units: Tensor, rows: PackedRows) -> Tensor:
         """[U, D] -> [U, D]."""
+        visible = rows.mask(self.window, self.causal)
         hidden = self.backbone(
             inputs_embeds=rows.scatter(units),
-            attention_mask=rows.mask(self.window, self.causal),
+            attention_mask=attention_mask(visible, self.backbone.config, units.dtype),
             position_ids=rows.position,
             use_cache=False,
         ).last_hidden_state
@@ -84,7 +86,8 @@ class AttentionPool(nn.Module):
 
 
 def segment_mean(values: Tensor, segment: Tensor, num_segments: int) -> Tensor:
-    """Mean of `values` [U, D] over the members of every segment -> [num_segments, D], float32."""
+    """Mean of `values` [U, D] over the members of every segment -> [num_segments, D], float32; 0 without members."""
     total = values.new_zeros(num_segments, values.shape[-1], dtype=torch.float32)
-    count = torch.bincount(segment, minlength=num_segments).clamp(min=1)
-    return total.index_add(0, segment, values.float()) / count[:, None]
+    # bincount would make the host wait for the device.
+    count = total.new_zeros(num_segments).index_add(0, segment, total.new_ones(len(segment)))
+    return total.index_add(0, segment, values.float()) / count.clamp(min=1)[:, None]

@@ -10,16 +10,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from textvae.config import Likelihood, ModelConfig, parse
+from textvae.config import Likelihood, ModelConfig, check_level_name, parse
 from textvae.data.batch import BatchLayout, DocumentBatch
 from textvae.model.decoder import Decoder, DecoderPass
-from textvae.model.encoder import BottomUp, SentenceEncoder
+from textvae.model.encoder import BottomUp, SentenceEncoder, encoder_class
 from textvae.model.hierarchy import Hierarchy, HierarchyPass
 from textvae.model.level import LatentSource
 from textvae.model.noise import KeyedNoise
 from textvae.model.structure import stop_labels
+from textvae.model.topics import TopicHead
 
 
 class TextVAEConfig(PretrainedConfig):
@@ -31,20 +32,21 @@ class TextVAEConfig(PretrainedConfig):
         self,
         hierarchy: Sequence[str] = ("document", "paragraph", "sentence"),
         settings: Mapping[str, Any] | None = None,
-        encoder: Mapping[str, Any] | None = None,
-        decoder: Mapping[str, Any] | None = None,
+        encoder_config: Mapping[str, Any] | None = None,
+        decoder_config: Mapping[str, Any] | None = None,
         tokens: Mapping[str, int] | None = None,
         references: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         """hierarchy: names of the data's levels, top first; settings: a `ModelConfig` as plain values;
-        encoder, decoder: Hugging Face configurations as dicts; tokens: `start_id`, `end_id`,
+        encoder_config, decoder_config: Hugging Face configurations as dicts; tokens: `start_id`, `end_id`,
         `decoder_pad_id` and `encoder_pad_id`; references: by part of the model, name and digest of the backbone whose
         frozen weights were not saved with it."""
         self.hierarchy = list(hierarchy)
         self.settings = dict(settings or {})
-        self.encoder = dict(encoder or {})
-        self.decoder = dict(decoder or {})
+        # Runs of version 0.1 call them `encoder` and `decoder`, which transformers takes for text configurations.
+        self.encoder_config = dict(kwargs.pop("encoder", None) or encoder_config or {})
+        self.decoder_config = dict(kwargs.pop("decoder", None) or decoder_config or {})
         self.tokens = dict(tokens or {})
         self.references = dict(references or {})
         super().__init__(**kwargs)
@@ -73,6 +75,14 @@ class DocumentVAE(PreTrainedModel):
     config_class = TextVAEConfig
     base_model_prefix = "textvae"
     supports_gradient_checkpointing = False
+    # In half precision too: latents, Gaussians and what they are made of are small, and their rates are differences.
+    _keep_in_fp32_modules_strict = [  # noqa: RUF012
+        "hierarchy",
+        "bottom_up",
+        "decoder.structure",
+        "decoder.conditioner",
+        "decoder.topic_head",
+    ]
     _supports_sdpa = True
 
     def __init__(
@@ -91,7 +101,7 @@ class DocumentVAE(PreTrainedModel):
             **config.tokens,
         )
         self.decoder = Decoder(
-            decoder or AutoModelForCausalLM.from_config(_backbone_config(config.decoder)),
+            decoder or AutoModelForCausalLM.from_config(_backbone_config(config.decoder_config)),
             settings.decoder,
             {level.name: level.latent_size for level in settings.levels},
             len(self.hierarchy.stop_heads.decoder),
@@ -101,14 +111,21 @@ class DocumentVAE(PreTrainedModel):
         self.bottom_up = None
         self.sees_words = settings.encoder.words
         if names:
-            backbone = encoder or AutoModel.from_config(_backbone_config(config.encoder))
+            values = _backbone_config(config.encoder_config)
+            backbone = encoder or encoder_class(values).from_config(values)
             self.encoder = SentenceEncoder(backbone, settings.encoder)
             top = config.hierarchy.index(names[0])
-            word_size = self.decoder.rank if self.sees_words else 0
-            self.bottom_up = BottomUp(self.encoder.feature_size, word_size, config.hierarchy, top, settings.units)
+            topics = self._token_topics
+            self.bottom_up = BottomUp(
+                self.encoder.feature_size,
+                0 if topics is None else topics.in_features,
+                config.hierarchy,
+                top,
+                settings.units,
+            )
         self._keys_to_ignore_on_load_missing = [rf"^{part}\.backbone\." for part in config.references]
-        if "decoder" in config.references:
-            self.decoder.all_tied_weights_keys = {}  # what is not in the file is tied when it has been restored
+        for part in config.references:
+            getattr(self, part).all_tied_weights_keys = {}  # what is not in the file is tied when it has been restored
         self.post_init()
 
     def _init_weights(self, module: Any) -> None:
@@ -119,12 +136,18 @@ class DocumentVAE(PreTrainedModel):
         """Levels that carry a latent, top first."""
         return tuple(self.hierarchy.levels)
 
+    @property
+    def _token_topics(self) -> TopicHead | None:
+        """What tells the posterior of the tokens, where it sees them."""
+        return self.decoder.topic_head if self.sees_words else None
+
     def features(self, batch: DocumentBatch) -> dict[str, Tensor] | None:
         """Bottom-up features [U_l, D] by level; None for a plain language model."""
         if self.bottom_up is None:
             return None
-        topics = self.decoder.topics() if self.sees_words else None
-        return self.bottom_up(self.sentence_features(batch), topics, batch)
+        topics = self._token_topics
+        rows = None if topics is None else topics.rows()
+        return self.bottom_up(self.sentence_features(batch), rows, batch)
 
     def sentence_features(self, batch: DocumentBatch) -> Tensor:
         """The pretrained encoder's pooled states [S, F], cached or computed now.
@@ -189,6 +212,8 @@ class DocumentVAE(PreTrainedModel):
 def check_levels(hierarchy: Sequence[str], settings: ModelConfig) -> tuple[str, ...]:
     """The latent levels' names; ValueError when one, or the context, is not a level of the data or out of order."""
     names = tuple(level.name for level in settings.levels)
+    for name in hierarchy:
+        check_level_name(name)
     for name in (*names, settings.decoder.context):
         if name not in hierarchy:
             raise ValueError(f"there is no level '{name}' in the data; its levels are {list(hierarchy)}, top first")

@@ -61,7 +61,8 @@ def train(config: Config) -> Path:
         if settings.start_from is not None:
             start_from(plain, settings.start_from)
         check_features(plain, training)
-        plain.decoder.set_unigram(torch.from_numpy(training.word_counts))
+        if plain.decoder.topic_head is not None:
+            plain.decoder.topic_head.set_unigram(torch.from_numpy(training.word_counts))
     freeze_unused(plain, config.objective)
     plain.set_chunk_tokens(config.data.micro_batch_tokens)
     optimizer = torch.optim.AdamW(parameter_groups(plain, settings), fused=True)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from huggingface_hub import hf_hub_download
@@ -201,19 +201,24 @@ class DocumentProcessor:
         (folder / PROCESSOR_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def from_pretrained(cls, name_or_folder: str | os.PathLike[str]) -> DocumentProcessor:
-        """The processor in a run, in a prepared data set, or in a Hub repository of that name.
+    def from_pretrained(
+        cls, name_or_folder: str | os.PathLike[str], subfolder: str = "", **hub: Any
+    ) -> DocumentProcessor:
+        """The processor in a run, in a prepared data set, or in a Hub repository of that name; `hub` says which of the
+        Hub's: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`.
 
         Raises ValueError for a folder that holds none, OSError if the Hub does not give it.
         """
         name = str(name_or_folder)
         if Path(name).is_dir():
-            path = Path(name) / PROCESSOR_FILE
+            path = Path(name) / subfolder / PROCESSOR_FILE
             if not path.is_file():
-                raise ValueError(f"'{name}' holds no {PROCESSOR_FILE}: give a run folder or a prepared data set")
+                raise ValueError(f"'{path.parent}' holds no {PROCESSOR_FILE}: give a run folder or a prepared data set")
         else:
-            path = Path(hf_hub_download(name, PROCESSOR_FILE))
+            path = Path(hf_hub_download(name, PROCESSOR_FILE, subfolder=subfolder, **hub))
         settings = json.loads(path.read_text(encoding="utf-8"))
-        encoder = AutoTokenizer.from_pretrained(name, subfolder=ENCODER_FOLDER)
-        decoder = AutoTokenizer.from_pretrained(name, subfolder=DECODER_FOLDER)
+        encoder, decoder = (
+            AutoTokenizer.from_pretrained(name, subfolder=str(PurePosixPath(subfolder, folder)), **hub)
+            for folder in (ENCODER_FOLDER, DECODER_FOLDER)
+        )
         return cls(encoder_tokenizer=encoder, decoder_tokenizer=decoder, **settings)

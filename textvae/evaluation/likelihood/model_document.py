@@ -162,7 +162,7 @@ def _window_starts(document: ModelDocument) -> list[int]:
     """First sentence that each sentence may look back on, as the batch lays them out."""
     first = [0] * document.num_leaves
     for chunk in document.batch.decoder_chunks:
-        for sentence, token in zip(chunk.sentence, chunk.token, strict=True):
+        for sentence, token in zip(chunk.sentence.expand_as(chunk.token), chunk.token, strict=True):
             members = sentence[token >= 0].unique().tolist()
             for member in members:
                 first[member] = members[0]
