@@ -77,7 +77,9 @@ def test_a_document_is_found_by_its_own_text(
     """One of a single sentence, which a query is too: nothing can be nearer."""
     index = str(tmp_path / "index")
     split = load_prepared(prepared, "train")
-    single = next(document for document in map(split.read, range(len(split))) if len(document.sentences) == 1)
+    documents = [split.read(row) for row in range(len(split))]
+    single = next(document for document in documents if len(document.sentences) == 1)
+    equals = [document.id for document in documents if document.sentences == single.sentences]
     assert main(["embed", str(prepared), "--model", run, "--out", index]) == 0
     assert f"{len(split)} documents\nembedded into {index}: {len(split)} documents, " in capsys.readouterr().out
     for level in DOCUMENT:
@@ -86,7 +88,7 @@ def test_a_document_is_found_by_its_own_text(
         assert found[0].split()[:2] == ["1.", "1.000"]
         assert found[1].strip() == single.sentences[0]
         if level == "document":
-            assert found[0].split()[2] == single.id
+            assert found[0].split()[2] in equals
 
 
 def test_what_was_set_aside_is_counted(run: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
