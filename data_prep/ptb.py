@@ -6,7 +6,7 @@
     textvae prepare data/ptb-jsonl --out data/ptb --hierarchy sentence --decoder data/ptb-words \\
         --max-sentence-tokens 256 --cache-features
 
-`experiments/ptb.sh` does all this, trains and scores.
+`experiments/run.py ptb` does all this, trains and scores.
 10,002: the closed vocabulary of the training split, 9,999 with its `<unk>`, and three special tokens. The
 encoder spells `<unk>` in three tokens, so a few sentences need more room than the usual 128.
 """

@@ -3,27 +3,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from textvae.config import Config, LevelConfig, ModelConfig, RatePolicy, parse, to_dict
-from textvae.config_file import load_config
-
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+from textvae.config import Config, LevelConfig, ModelConfig, RatePolicy, to_dict
+from textvae.config_file import list_settings, load_config
 
 
 def written(folder: Path, text: str) -> Path:
     path = folder / "run.yaml"
     path.write_text(text, encoding="utf-8")
     return path
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
-def test_every_configuration_of_the_repository_is_valid(path: Path) -> None:
-    config = load_config(path)
-    assert config.train.output
-    assert parse(Config, to_dict(config), "itself") == config
-
-
-def test_there_are_configurations() -> None:
-    assert CONFIGS
 
 
 def test_file_goes_over_defaults_and_overrides_over_the_file(tmp_path: Path) -> None:
@@ -122,3 +109,90 @@ def test_what_is_resolved_can_be_read_back(tmp_path: Path) -> None:
     config = load_config(written(tmp_path, "model: {levels: [{name: line}]}\nobjective: {levels: {line: {beta: 2}}}"))
     again = written(tmp_path, yaml.safe_dump(to_dict(config)))
     assert load_config(again) == config
+
+
+def files(folder: Path, **texts: str) -> Path:
+    """Files by stem in `folder`; returns the last one's path."""
+    for name, text in texts.items():
+        path = folder / f"{name}.yaml"
+        path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_file_states_what_differs_from_its_base(tmp_path: Path) -> None:
+    """Section by section, over two bases, one of them in another folder; the run is named after the file itself."""
+    (tmp_path / "common").mkdir()
+    files(
+        tmp_path / "common",
+        first="train: {steps: 7, seed: 3, output: there}\nobjective: {levels: {document: {beta: 2}}}",
+    )
+    path = files(
+        tmp_path,
+        second="base: common/first.yaml\ntrain: {steps: 8, output: here}\nmodel: {units: {width: 64}}",
+        third="base: second.yaml\nmodel: {units: {layers: 1}}\nobjective: {levels: {sentence: {beta: 3}}}",
+    )
+    config = load_config(path, ["train.log_every=2"])
+    assert (config.train.steps, config.train.seed, config.train.log_every) == (8, 3, 2)
+    assert (config.model.units.width, config.model.units.layers) == (64, 1)
+    assert list(config.objective.levels) == ["sentence"], "what a key holds is replaced whole"
+    assert config.train.output == str(Path("runs") / "third")
+    assert load_config(tmp_path / "second.yaml").train.output == "here"
+
+
+def test_an_architecture_is_replaced_not_mixed(tmp_path: Path) -> None:
+    path = files(
+        tmp_path,
+        gpt2="model: {decoder: {attention: eager, architecture: {model_type: gpt2, n_layer: 2}}}",
+        llama="base: gpt2.yaml\nmodel: {decoder: {architecture: {model_type: llama}}}",
+    )
+    decoder = load_config(path).model.decoder
+    assert (decoder.architecture, decoder.attention) == ({"model_type": "llama"}, "eager")
+
+
+def test_levels_are_merged_by_name(tmp_path: Path) -> None:
+    """A file, or an override, that lists levels says which there are; what it does not state of one is the base's."""
+    path = files(
+        tmp_path,
+        three="model: {levels: [{name: a, latent_size: 9}, {name: b, latent_size: 5, prior: independent}, {name: c}]}",
+        two="base: three.yaml\nmodel: {levels: [{name: b, latent_size: 4}, {name: d}]}",
+    )
+    assert load_config(path).model.levels == (LevelConfig("b", 4, "independent"), LevelConfig("d"))
+    overridden = load_config(tmp_path / "three.yaml", ["model.levels=[{name: a}, {name: c, latent_size: 2}]"])
+    assert overridden.model.levels == (LevelConfig("a", 9), LevelConfig("c", 2))
+    assert load_config(path, ["model.levels=[]"]).model.levels == ()
+    usual = load_config(files(tmp_path, empty=""), ["model.levels=[{name: sentence}]"])
+    assert usual.model.levels == ModelConfig().levels[2:]
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ({"a": "base: b.yaml", "b": "base: a.yaml"}, r"a.yaml: its bases run in a circle, b.yaml -> a.yaml -> b.yaml"),
+        ({"a": "base: a.yaml"}, r"a.yaml: its bases run in a circle, a.yaml -> a.yaml"),
+        ({"a": "base: none.yaml"}, r"none.yaml, the base of .*a.yaml, does not exist"),
+        ({"b": "base: [x]", "a": "base: b.yaml"}, r"b.yaml: base must name a file, got \['x'\]"),
+        ({"b": "train: {stepz: 1}", "a": "base: b.yaml"}, r"bad configuration in .*a.yaml(.|\n)*train.stepz"),
+        ({"b": "[1]", "a": "base: b.yaml"}, r"b.yaml must hold a mapping"),
+    ],
+    ids=["circle", "itself", "missing", "no name", "unknown key", "no mapping"],
+)
+def test_a_wrong_base_is_named(tmp_path: Path, texts: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_config(files(tmp_path, **texts))
+
+
+def test_an_override_that_is_no_yaml_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"override 'train.steps=\[' is not valid YAML"):
+        load_config(written(tmp_path, ""), ["train.steps=["])
+
+
+def test_every_setting_is_listed_as_it_is_overridden(tmp_path: Path) -> None:
+    """What `train.py --help` prints can be given back, line by line, and changes nothing."""
+    lines = [line.strip() for line in list_settings().splitlines()]
+    assert {"train.steps=1000", "model.units.width=256", "objective.levels.NAME.free_bits=0.0"} <= set(lines)
+    path = written(tmp_path, "model: {levels: [{name: a}]}")
+    overrides = [line.replace(".NAME.", ".a.").replace('"NAME"', "a") for line in lines]
+    before = load_config(path)
+    after = load_config(path, [line for line in overrides if not line.startswith(("train.output", "objective.lev"))])
+    assert after == before
+    assert load_config(path, [*overrides]).objective.policy("a") == before.objective.default

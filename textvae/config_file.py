@@ -7,14 +7,15 @@ the list says which levels there are, and each takes what it does not state from
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
 
-from textvae.config import Config, ModelConfig, parse
+from textvae.config import Config, LevelConfig, ModelConfig, parse, to_dict
 
 BASE = "base"
 NOT_INHERITED = ("output", "resume")
@@ -126,3 +127,18 @@ def _policies(levels: dict[str, Any], default: dict[str, Any] | None = None, **_
 
 def _default_levels() -> list[dict[str, Any]]:
     return [asdict(level) for level in ModelConfig().levels]
+
+
+def list_settings() -> str:
+    """Every setting as `section.key=default`, a line each; those of single levels once, for NAME."""
+    shown = to_dict(Config()) | {"model": {**to_dict(ModelConfig()), "levels": {"NAME": to_dict(LevelConfig("NAME"))}}}
+    shown["objective"]["levels"] = {"NAME": shown["objective"]["default"]}
+
+    def lines(values: Mapping[str, Any], prefix: str) -> Iterator[str]:
+        for key, value in values.items():
+            if isinstance(value, dict) and value:
+                yield from lines(value, f"{prefix}{key}.")
+            else:
+                yield f"  {prefix}{key}={json.dumps(value)}"
+
+    return "\n".join(lines(shown, ""))

@@ -25,7 +25,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from textvae.atomic import partial, remove, remove_partial, sync, write_text
-from textvae.data.dataset import PreparedSplit
+from textvae.data.fingerprint import DataFingerprint
 from textvae.runs import LATEST, RunFolder
 from textvae.training.state_file import read_state, write_state
 
@@ -49,10 +49,10 @@ class Checkpoints:
         accelerator: Accelerator,
         model: nn.Module,
         members: Mapping[str, Stateful],
-        data: Mapping[str, Any],
+        data: Mapping[str, DataFingerprint],
         keep: int,
     ) -> None:
-        """model: unwrapped; members: what else is restored, by name; data: fingerprints of what is trained on;
+        """model: unwrapped; members: what else is restored, by name; data: fingerprints of the splits;
         keep: number of step folders."""
         self.folder = folder
         self.accelerator = accelerator
@@ -60,7 +60,7 @@ class Checkpoints:
         self.members = dict(members)
         if accelerator.scaler is not None:
             self.members["scaler"] = accelerator.scaler
-        self.data = dict(data)
+        self.data = {split: asdict(found) for split, found in data.items()}
         self.keep = keep
 
     def save(self, step: int) -> None:
@@ -131,11 +131,6 @@ class Checkpoints:
         for step in self.folder.steps():
             if latest is not None and step > latest:
                 remove(self.folder.step_folder(step))
-
-
-def fingerprint(split: PreparedSplit) -> dict[str, Any]:
-    """What tells one data set from another, wherever it lies: rows, tokens, and a hash of every row's id and length."""
-    return asdict(split.fingerprint)
 
 
 def _told(found: Mapping[str, Any] | None) -> str:

@@ -26,7 +26,7 @@ from textvae.devices import best_precision, choose_device
 from textvae.model.adapter import ADAPTER
 from textvae.model.noise import KeyedNoise
 from textvae.text_vae import HierarchicalTextVAE
-from textvae.training.checkpoint import Checkpoints, fingerprint
+from textvae.training.checkpoint import Checkpoints
 from textvae.training.objective import Objective, elbo_terms
 from textvae.training.output import RunOutput
 from textvae.training.progress import Gradients, Progress
@@ -75,7 +75,7 @@ def train(config: Config) -> Path:
         accelerator,
         plain,
         {"optimizer": optimizer, "scheduler": scheduler, "objective": objective, "progress": progress},
-        {"train": fingerprint(training), "validation": fingerprint(validation)},
+        {"train": training.fingerprint, "validation": validation.fingerprint},
         settings.keep_checkpoints,
     )
     first = checkpoints.restore() if resumes else 0
