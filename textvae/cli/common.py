@@ -1,54 +1,6 @@
-"""What several commands share: sampling options, reading a file, showing documents."""
+"""What several commands share."""
 
 from __future__ import annotations
-
-import argparse
-import json
-from collections.abc import Sequence
-from pathlib import Path
-
-from textvae.text_vae import GeneratedDocument
-from textvae.writing.plan import SamplingOptions
-
-
-def add_sampling(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--temperature", type=float, default=SamplingOptions.temperature, help="of the words; 0 is greedy"
-    )
-    parser.add_argument("--top-p", type=float, default=0.9)
-    parser.add_argument("--latent-temperature", type=float, default=SamplingOptions.latent_temperature)
-
-
-def sampling(arguments: argparse.Namespace) -> SamplingOptions:
-    return SamplingOptions(
-        temperature=arguments.temperature,
-        top_p=arguments.top_p,
-        latent_temperature=arguments.latent_temperature,
-    )
-
-
-def read(file: str) -> str:
-    try:
-        return Path(file).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 at byte {error.start}; convert it first") from None
-
-
-def show(written: Sequence[GeneratedDocument], out: str | None, headings: Sequence[str]) -> None:
-    if out is None:
-        for heading, document in zip(headings, written, strict=True):
-            print(f"--- {heading} ---\n{document.text}\n")
-        return
-    with Path(out).open("w", encoding="utf-8") as file:
-        for number, document in enumerate(written):
-            record = {
-                "id": str(number),
-                "text": document.text,
-                "sentences": document.sentences,
-                "structure": document.structure,
-            }
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def shortened(text: str, length: int) -> str:

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import argparse
 
-from textvae.cli.common import read
+from textvae.cli.writing_options import read
 from textvae.runs import load_run
+from textvae.writing.operations import written_anew, zoom
+from textvae.writing.options import SamplingOptions
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("reconstruct", help="text -> latents -> text, greedily")
     parser.add_argument("--model", required=True, metavar="RUN")
     parser.add_argument("file", metavar="FILE")
+    parser.add_argument(
+        "--down-to", metavar="LEVEL", help="last level whose latents and structure are the text's; below, prior means"
+    )
     parser.set_defaults(command=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    print(load_run(arguments.model).reconstruct(read(arguments.file)).text)
+    text = read(arguments.file)
+    model = load_run(arguments.model)
+    plan = model.plan(text)
+    plan = written_anew(plan) if arguments.down_to is None else zoom(plan, arguments.down_to)
+    options = SamplingOptions(temperature=0, latent_temperature=0)
+    print(model.write([plan], options=options)[0].text)

@@ -12,7 +12,8 @@ from textvae.data.dataset import Documents
 from textvae.data.loader import evaluation_groups
 from textvae.data.plan import spread
 from textvae.text_vae import HierarchicalTextVAE
-from textvae.writing.plan import SamplingOptions
+from textvae.writing.operations import written_anew
+from textvae.writing.options import SamplingOptions
 
 GROUP_TOKENS = 1024
 """Tokens of the documents that are written side by side."""
@@ -45,7 +46,7 @@ def reconstruct(
     found = []
     for numbers in groups:
         members = [documents.read(number) for number in numbers]
-        written = model.write([model.plan_processed(document, None) for document in members], options=options)
+        written = model.write([written_anew(model.plan(document)) for document in members], options=options)
         for number, document, text in zip(numbers, members, written, strict=True):
             original = [sentence.strip() for sentence in document.sentences]
             found.append((number, Reconstruction(original, text.sentences)))
