@@ -26,7 +26,7 @@ class DocumentPlan:
 
     hierarchy: tuple[str, ...]
     children: tuple[Tensor, ...]
-    """[U] int64 on the CPU for every level but the lowest: each listed unit's number of children, 0 where it is open."""
+    """[U] int64 on the CPU, for every level but the lowest: children of each listed unit, 0 where that is open."""
     z: Mapping[str, Tensor] = field(default_factory=dict)
     """[U, Z] by latent level; a level that is missing is open."""
     given: Mapping[str, Tensor] = field(default_factory=dict)
