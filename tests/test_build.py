@@ -43,7 +43,7 @@ def test_backbones_of_half_precision_are_trained_in_full(
     build_model(settings(), make_processor()).decoder.backbone.to(torch.bfloat16).save_pretrained(tmp_path)
     built = build_model(settings(name=str(tmp_path)), make_processor())
     assert {parameter.dtype for parameter in built.parameters()} == {torch.float32}
-    built.reconstruct(TEXTS[0])
+    built.write([built.plan(TEXTS[0])])
 
 
 def test_a_trained_encoder_is_read_at_its_end(settings: Settings, make_processor: Processors) -> None:

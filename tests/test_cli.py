@@ -15,6 +15,7 @@ from textvae.cli.main import main
 from textvae.config import ModelConfig
 from textvae.data.dataset import load_prepared
 from textvae.data.text.processor import DocumentProcessor
+from textvae.runs import load_run
 
 ROOT = Path(__file__).parent.parent
 TEXT = "The harbour lay quiet. A single boat moved out.\n\nOld Marta watched it."
@@ -102,6 +103,67 @@ def test_what_was_set_aside_is_counted(run: str, tmp_path: Path, capsys: pytest.
     assert "1 documents set aside" in printed
 
 
+def test_a_kept_unit_stays_and_the_others_are_written_anew(run: str, text_file: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    command = ["generate", "--model", run, "--theme-from", text_file, "--keep", "paragraph:2", "--num", "2"]
+    assert main([*command, "--max-sentence-tokens", "8", "--out", str(out)]) == 0
+    first, second = (record["text"] for record in lines(out))
+    assert first.endswith("\n\nOld Marta watched it.")
+    assert second.endswith("\n\nOld Marta watched it.")
+    assert first != second
+
+
+def test_a_seed_draws_a_theme_and_holds_it(run: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    command = ["generate", "--model", run, "--out", str(out), "--max-sentence-tokens", "8", "--max-children", "3"]
+    texts = []
+    for theme in ("1", "1", "2"):
+        assert main([*command, "--theme-seed", theme]) == 0
+        texts.append(lines(out)[0]["text"])
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_a_reconstruction_goes_down_to_a_level(run: str, text_file: str, capsys: pytest.CaptureFixture) -> None:
+    shown = []
+    for level in ("paragraph", "sentence"):
+        assert main(["reconstruct", "--model", run, text_file, "--down-to", level]) == 0
+        shown.append(capsys.readouterr().out)
+    assert main(["reconstruct", "--model", run, text_file]) == 0
+    assert capsys.readouterr().out == shown[1] != shown[0]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--num", "0"),
+        ("--num", "-2"),
+        ("--top-p", "1.5"),
+        ("--temperature", "1e-45"),
+        ("--temperature", "-0.5"),
+        ("--latent-temperature", "-1"),
+        ("--seed", "99999999999999999999"),
+        ("--seed", "-1"),
+        ("--theme-seed", "-1"),
+        ("--min-p", "2"),
+        ("--max-children", "0"),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_refused_by_the_name_of_its_option(
+    run: str, capsys: pytest.CaptureFixture, option: str, value: str
+) -> None:
+    assert main(["generate", "--model", run, option, value]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith(f"error: {option} is ")
+    assert "it must be" in error
+
+
+def test_python_and_the_command_line_draw_alike(run: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    assert main(["generate", "--model", run, "--num", "2", "--seed", "4", "--out", str(out)]) == 0
+    expected = load_run(run).generate(num=2, seed=4)
+    assert [record["text"] for record in lines(out)] == [document.text for document in expected]
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [
@@ -109,6 +171,13 @@ def test_what_was_set_aside_is_counted(run: str, tmp_path: Path, capsys: pytest.
         (["generate", "--model", "RUN", "--resample", "sentence"], "give --theme-from FILE"),
         (["generate", "--model", "RUN", "--theme-from", "FILE", "--resample", "verse"], "no level 'verse'"),
         (["generate", "--model", "RUN", "--theme-from", "missing.txt"], "missing.txt"),
+        (["generate", "--model", "RUN", "--theme-from", "EMPTY"], "empty.txt holds no text"),
+        (["generate", "--model", "RUN", "--keep", "paragraph:1"], "give --theme-from FILE"),
+        (["generate", "--model", "RUN", "--theme-from", "FILE", "--keep", "paragraph:3"], "no paragraph 3 to keep"),
+        (["generate", "--model", "RUN", "--theme-from", "FILE", "--keep", "verse:1"], "no level 'verse'"),
+        (["generate", "--model", "RUN", "--theme-from", "FILE", "--keep", "paragraph"], "--keep is given 'paragraph'"),
+        (["reconstruct", "--model", "RUN", "FILE", "--down-to", "verse"], "no level 'verse'"),
+        (["reconstruct", "--model", "RUN", "EMPTY"], "empty.txt holds no text"),
         (
             ["interpolate", "--model", "RUN", "--from", "FILE", "--to", "FILE", "--level", "verse"],
             "no latent level 'verse'",

@@ -9,7 +9,8 @@ from textvae.config import ModelConfig
 from textvae.data.document import SourceDocument
 from textvae.data.text.processor import DocumentProcessor
 from textvae.text_vae import HierarchicalTextVAE
-from textvae.writing.plan import SamplingOptions
+from textvae.writing.operations import resample, written_anew
+from textvae.writing.options import SamplingOptions
 
 TEXTS = [
     "The harbour lay quiet. A single boat moved out.\n\nOld Marta watched it. Nobody had asked her to leave.",
@@ -55,11 +56,12 @@ def test_a_text_has_the_same_latents_in_any_company(model: HierarchicalTextVAE) 
 
 @pytest.mark.parametrize("levels", subsets(DOCUMENT), ids=str)
 def test_a_reconstruction_keeps_the_structure(make: Make, levels: tuple[str, ...]) -> None:
-    vae = make(*levels)
+    vae, greedy = make(*levels), SamplingOptions(temperature=0, max_sentence_tokens=12)
     for text in TEXTS:
-        rebuilt = vae.reconstruct(text)
+        plan = written_anew(vae.plan(text))
+        rebuilt, again = (vae.write([plan], seed=seed, options=greedy)[0] for seed in (0, 1))
+        assert rebuilt == again
         assert rebuilt.structure == vae.process([text])[0].structure
-        assert rebuilt == vae.reconstruct(text)
         assert len(rebuilt.text.split("\n\n")) <= sum(rebuilt.structure[0])
 
 
@@ -67,14 +69,22 @@ def test_a_reconstruction_keeps_the_structure(make: Make, levels: tuple[str, ...
 def test_a_resampled_text_keeps_what_lies_above(make: Make, levels: tuple[str, ...]) -> None:
     vae = make(*levels)
     paragraphs = vae.process(TEXTS[:1])[0].structure[0]
-    variations = vae.resample(TEXTS[0], "sentence", 3, seed=1, options=SHORT)
+    plan = resample(vae.plan(TEXTS[0]), "sentence")
+    variations = vae.write([plan] * 3, seed=1, options=SHORT)
     assert all(variation.structure[0] == paragraphs for variation in variations)
     assert len({variation.text for variation in variations}) == 3
-    assert vae.resample(TEXTS[0], "sentence", 3, seed=1, options=SHORT) == variations
+    assert vae.write([plan] * 3, seed=1, options=SHORT) == variations
     if "document" in levels:
-        kept = vae.plan(TEXTS[0], resample="sentence").z
-        assert torch.equal(kept["document"], vae.encode(TEXTS[:1])["document"].mean)
-        assert "sentence" not in kept
+        assert torch.equal(plan.z["document"], vae.encode(TEXTS[:1])["document"].mean)
+        assert "sentence" not in plan.z
+
+
+@pytest.mark.parametrize("levels", [DOCUMENT, ()], ids=str)
+def test_a_plan_holds_a_text_to_the_letter(make: Make, levels: tuple[str, ...]) -> None:
+    vae = make(*levels)
+    for text in TEXTS:
+        (written,) = vae.write([vae.plan(text)], options=SHORT)
+        assert written.text == vae.process([text])[0].text()
 
 
 def test_a_theme_is_held_and_texts_differ(model: HierarchicalTextVAE) -> None:
@@ -101,7 +111,7 @@ def test_a_theme_needs_a_top_latent(make: Make) -> None:
 
 def test_an_unknown_level_is_named(model: HierarchicalTextVAE) -> None:
     with pytest.raises(ValueError, match="no level 'verse'"):
-        model.resample(TEXTS[0], "verse")
+        resample(model.plan(TEXTS[0]), "verse")
 
 
 def test_a_text_without_a_sentence_is_named(model: HierarchicalTextVAE) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ from textvae.frozen import references, restore_frozen, without_frozen
 from textvae.model.noise import KeyedNoise
 from textvae.model.vae import DocumentVAE, TextVAEConfig
 from textvae.writing.decode import WrittenDocument, write_documents
-from textvae.writing.plan import DocumentPlan, SamplingOptions, plan_of
+from textvae.writing.operations import theme as theme_plan
+from textvae.writing.options import SamplingOptions, check_range
+from textvae.writing.plan import DocumentPlan, open_plan, plan_of
 
 Texts = str | SourceDocument | Sequence[str | SourceDocument]
 HUB_ARGUMENTS = ("revision", "token", "cache_dir", "subfolder", "local_files_only", "force_download")
@@ -67,6 +69,8 @@ class GeneratedDocument:
     sentences: list[str]
     structure: list[list[int]]
     """Number of children of every unit, by level, top first."""
+    plan: DocumentPlan = field(compare=False, repr=False)
+    """What it was written from, every unit's latent included: `writing.operations` make other plans of it."""
 
 
 class HierarchicalTextVAE(DocumentVAE):
@@ -157,101 +161,50 @@ class HierarchicalTextVAE(DocumentVAE):
     ) -> list[GeneratedDocument]:
         """Write `num` documents; `theme` [Z] holds the top latent, the rest is drawn from the prior.
 
-        Raises ValueError when a theme is given to a model without a latent at the root.
+        Raises ValueError for a theme that the model has no place for, and for `num` below 1.
         """
-        z: dict[str, Tensor] = {}
+        check_range("num", num)
+        plan = open_plan(self.config.hierarchy)
         if theme is not None:
-            level = self._theme_level()
-            size = self.hierarchy.stack[level].latent_size
+            size = self.hierarchy.stack[self.theme_level].latent_size
             if theme.shape != (size,):
-                raise ValueError(f"a theme is one latent of level '{level}', shape [{size}]; got {list(theme.shape)}")
-            z[level] = theme.to(self.device)[None]
-        return self.write([DocumentPlan(dict(z)) for _ in range(num)], seed=seed, options=options)
+                raise ValueError(
+                    f"a theme is one latent of level '{self.theme_level}', shape [{size}]; got {list(theme.shape)}"
+                )
+            plan = theme_plan(theme, self.config.hierarchy)
+        return self.write([plan] * num, seed=seed, options=options)
 
-    def draw_theme(self, seed: int) -> Tensor:
-        """A top latent [Z] from its prior N(0, I). Raises ValueError for a model that has none."""
-        size = self.hierarchy.stack[self._theme_level()].latent_size
-        return torch.randn(size, generator=torch.Generator().manual_seed(seed))
+    @property
+    def theme_level(self) -> str:
+        """The level of whole documents. Raises ValueError for a model that has no latent there."""
+        top = self.config.hierarchy[0]
+        if self.level_names[:1] != (top,):
+            raise ValueError(f"a theme is a latent at level '{top}'; this model's levels are {list(self.level_names)}")
+        return top
 
-    def interpolate(
-        self,
-        start: str | SourceDocument,
-        end: str | SourceDocument,
-        steps: int,
-        level: str | None = None,
-        *,
-        seed: int = 0,
-        options: SamplingOptions | None = None,
-    ) -> list[GeneratedDocument]:
-        """Documents on the straight way between the latents of two, both ends included.
-
-        The latents of `level` (default: the top) move; those above it, and the structure, are the start's; those
-        below are drawn anew with the same noise at every step. Raises ValueError when the two documents differ
-        in their number of units at `level`.
-        """
-        level = level or self._theme_level()
-        if level not in self.level_names:
-            raise ValueError(f"there is no latent level '{level}'; this model's are {list(self.level_names)}")
-        if steps < 2:
-            raise ValueError(f"an interpolation needs both ends: steps is {steps}, it must be 2 or more")
-        below = self.config.hierarchy[self.config.hierarchy.index(level) + 1 :]
-        first, last = (self.plan(source, resample=below[0] if below else None) for source in (start, end))
-        if len(first.z[level]) != len(last.z[level]):
-            raise ValueError(
-                f"the documents have {len(first.z[level])} and {len(last.z[level])} units at level '{level}'; "
-                "interpolate at a level where they have equally many, such as the top"
-            )
-        written = []
-        for share in torch.linspace(0, 1, steps).tolist():
-            moved = first.z | {level: torch.lerp(first.z[level], last.z[level], share)}
-            written += self.write([DocumentPlan(moved, first.counts)], seed=seed, options=options)
-        return written
-
-    def resample(
-        self,
-        source: str | SourceDocument,
-        level: str,
-        num: int = 1,
-        *,
-        seed: int = 0,
-        options: SamplingOptions | None = None,
-    ) -> list[GeneratedDocument]:
-        """Variations on a document: its latents and structure above `level` are kept, the rest is drawn anew.
-
-        Raises ValueError for a level that the model's data do not have.
-        """
-        if level not in self.config.hierarchy:
-            raise ValueError(f"there is no level '{level}'; this model's are {list(self.config.hierarchy)}")
-        return self.write([self.plan(source, resample=level) for _ in range(num)], seed=seed, options=options)
-
-    def reconstruct(self, source: str | SourceDocument) -> GeneratedDocument:
-        """Infer the latents, and decode their means greedily."""
-        plan = self.plan(source, resample=None)
-        return self.write([plan], seed=0, options=SamplingOptions(temperature=0.0))[0]
-
-    def _theme_level(self) -> str:
-        if not self.level_names or self.level_names[0] != self.config.hierarchy[0]:
-            raise ValueError(
-                f"a theme is a latent at level '{self.config.hierarchy[0]}'; this model's levels are "
-                f"{list(self.level_names)}"
-            )
-        return self.level_names[0]
-
-    def plan(self, source: str | SourceDocument, resample: str | None) -> DocumentPlan:
-        """Latent means and structure of a document, kept above level `resample` (None: all)."""
-        return self.plan_processed(self.process([source])[0], resample)
-
-    def plan_processed(self, document: EncodedDocument, resample: str | None) -> DocumentPlan:
-        """`plan` for a document that is segmented and tokenised already."""
+    def plan(self, source: str | SourceDocument | EncodedDocument) -> DocumentPlan:
+        """All of a document held: its latents' means, its structure, its tokens. What is not to be held, and what is
+        to be put in its place, `writing.operations` say."""
+        document = source if isinstance(source, EncodedDocument) else self.process([source])[0]
         latents = {name: level.mean for name, level in self.latents(self.batch([document])).items()}
-        return plan_of(latents, document.structure, self.config.hierarchy, resample)
+        cuts = torch.tensor(document.decoder_lengths).cumsum(0)[:-1]
+        sentences = torch.as_tensor(document.decoder_ids).tensor_split(cuts)
+        return plan_of(latents, document.structure, self.config.hierarchy, [ids.tolist() for ids in sentences])
 
     def write(
-        self, plans: Sequence[DocumentPlan], *, seed: int = 0, options: SamplingOptions | None = None
+        self,
+        plans: Sequence[DocumentPlan],
+        *,
+        seed: int = 0,
+        options: SamplingOptions | None = None,
+        draws: Sequence[int] | None = None,
     ) -> list[GeneratedDocument]:
-        """Complete plans of latents and structure and turn them into text."""
-        generator = torch.Generator().manual_seed(seed)
-        written = write_documents(self, plans, options or SamplingOptions(), generator)
+        """Complete plans and turn them into text.
+
+        A document is a function of its plan, `seed` and its number in `draws` (default: 0, 1, 2, ...), whatever it is
+        written beside; plans of the same number share their noise.
+        """
+        written = write_documents(self, plans, options or SamplingOptions(), seed, draws)
         return [self._to_text(document) for document in written]
 
     def _to_text(self, document: WrittenDocument) -> GeneratedDocument:
@@ -259,4 +212,4 @@ class HierarchicalTextVAE(DocumentVAE):
         ends = accumulate(counts, initial=0)
         paragraphs = [self.processor.join(document.sentences[start:end]) for start, end in pairwise(ends)]
         sentences = [self.processor.join([ids]) for ids in document.sentences]
-        return GeneratedDocument("\n\n".join(paragraphs), sentences, document.structure)
+        return GeneratedDocument("\n\n".join(paragraphs), sentences, document.structure, document.plan)

@@ -15,7 +15,8 @@ from textvae.data.document import SourceDocument
 from textvae.data.plan import spread
 from textvae.evaluation.diagnostics import Reconstruction, reconstruct
 from textvae.runs import load_run
-from textvae.writing.plan import SamplingOptions
+from textvae.writing.operations import written_anew
+from textvae.writing.options import SamplingOptions
 
 MakeRun = Callable[..., str]
 KEYS = {
@@ -96,7 +97,7 @@ def test_documents_are_reconstructed_as_by_hand(run: str, prepared: Path) -> Non
         for count in document.structure[1]:
             paragraphs.append([sentence.strip() for sentence in document.sentences[start : start + count]])
             start += count
-        plan = model.plan(SourceDocument(id="alone", paragraphs=paragraphs), resample=None)
+        plan = written_anew(model.plan(SourceDocument(id="alone", paragraphs=paragraphs)))
         (alone,) = model.write([plan], options=SamplingOptions(temperature=0, max_sentence_tokens=48))
         assert reconstruction.written == alone.sentences
         assert any(alone.sentences)

@@ -6,9 +6,13 @@ import tiny
 import torch
 from torch import Tensor
 
+from textvae.model.noise import KeyedNoise
 from textvae.model.vae import DocumentVAE
+from textvae.writing.complete import complete_plans, document_keys
 from textvae.writing.decode import WrittenDocument, write_documents
-from textvae.writing.plan import DocumentPlan, SamplingOptions, complete_plans, plan_of
+from textvae.writing.operations import resample, theme
+from textvae.writing.options import SamplingOptions
+from textvae.writing.plan import DocumentPlan, open_plan, plan_of
 
 SHORT = SamplingOptions(max_sentence_tokens=4, max_children=3)
 CASES = [
@@ -21,15 +25,24 @@ CASES = [
 def write(
     vae: DocumentVAE, plans: Sequence[DocumentPlan], seed: int, options: SamplingOptions
 ) -> list[WrittenDocument]:
-    return write_documents(vae, plans, options, torch.Generator().manual_seed(seed))
+    return write_documents(vae, plans, options, seed)
 
 
-def source_plan(vae: DocumentVAE, resample: str | None) -> DocumentPlan:
-    """Latents and structure of a document of the text, kept above level `resample`."""
+def complete(vae: DocumentVAE, plans: Sequence[DocumentPlan], options: SamplingOptions) -> list[DocumentPlan]:
+    return complete_plans(vae, plans, document_keys(range(len(plans)), vae.device), KeyedNoise(0), options)
+
+
+def nothing(vae: DocumentVAE, num: int = 1) -> list[DocumentPlan]:
+    return [open_plan(vae.config.hierarchy)] * num
+
+
+def source_plan(vae: DocumentVAE, level: str | None) -> DocumentPlan:
+    """Latents and structure of a document of the text, kept above `level`."""
     member = tiny.documents(vae.config.hierarchy)[0]
     with torch.no_grad():
         z = vae(tiny.batch_of(vae, [member]), tiny.NOISE).hierarchy.z
-    return plan_of(z, member.structure, vae.config.hierarchy, resample)
+    plan = plan_of(z, member.structure, vae.config.hierarchy)
+    return plan if level is None else resample(plan, level)
 
 
 def assert_consistent(vae: DocumentVAE, written: WrittenDocument, options: SamplingOptions) -> None:
@@ -45,13 +58,13 @@ def assert_consistent(vae: DocumentVAE, written: WrittenDocument, options: Sampl
 @pytest.mark.parametrize(("hierarchy", "levels", "context"), CASES, ids=str)
 def test_what_is_written_is_a_document(hierarchy: tuple[str, ...], levels: tuple[str, ...], context: str) -> None:
     vae = tiny.model(levels, hierarchy, context=context, context_tokens=6)
-    options = SamplingOptions(max_sentence_tokens=4, max_children=3, parallel_sentences=2)
-    first = write(vae, [DocumentPlan() for _ in range(4)], 0, options)
+    options = SamplingOptions(max_sentence_tokens=4, max_children=3, batch_tokens=24)
+    first = write(vae, nothing(vae, 4), 0, options)
     for written in first:
         assert_consistent(vae, written, options)
         assert max(count for row in written.structure for count in row) <= 3
-    assert write(vae, [DocumentPlan() for _ in range(4)], 0, options) == first, "the seed decides"
-    assert write(vae, [DocumentPlan() for _ in range(4)], 1, options) != first
+    assert write(vae, nothing(vae, 4), 0, options) == first, "the seed decides"
+    assert write(vae, nothing(vae, 4), 1, options) != first
 
 
 @pytest.mark.parametrize(("hierarchy", "levels", "context"), CASES, ids=str)
@@ -77,15 +90,15 @@ def test_a_unit_is_ended_after_the_most_children(levels: tuple[str, ...]) -> Non
             last = module[-1] if isinstance(module, torch.nn.Sequential) else module
             torch.nn.init.zeros_(last.weight)
             torch.nn.init.constant_(last.bias, -50.0)
-    (written,) = write(vae, [DocumentPlan()], 0, SHORT)
+    (written,) = write(vae, nothing(vae), 0, SHORT)
     assert written.structure == [[3], [3, 3, 3]]
 
 
 def test_a_held_latent_stays_and_the_rest_varies() -> None:
     vae = tiny.model()
-    theme = torch.randn(1, 6, generator=torch.Generator().manual_seed(5))
-    plans = complete_plans(vae, [DocumentPlan({"document": theme}) for _ in range(3)], SHORT, torch.Generator())
-    assert all(torch.equal(plan.z["document"], theme) for plan in plans)
+    held = torch.randn(6, generator=torch.Generator().manual_seed(5))
+    plans = complete(vae, [theme(held, tiny.DOCUMENT)] * 3, SHORT)
+    assert all(torch.equal(plan.z["document"][0], held) for plan in plans)
     below = [plan.z["paragraph"][0] for plan in plans]
     assert not torch.equal(below[0], below[1])
 
@@ -98,7 +111,7 @@ def test_greedy_text_of_the_same_plan_is_the_same() -> None:
 
 def test_latent_temperature_zero_takes_the_prior_means() -> None:
     vae = tiny.model(("document",))
-    (plan,) = complete_plans(vae, [DocumentPlan()], SamplingOptions(latent_temperature=0), torch.Generator())
+    (plan,) = complete(vae, nothing(vae), SamplingOptions(latent_temperature=0))
     assert not plan.z["document"].any()
 
 
@@ -112,17 +125,17 @@ def test_latents_are_drawn_from_the_priors_of_the_parallel_pass(
     """Without noise every latent is its prior's mean, given all that was drawn above and before it."""
     vae = tiny.model(levels, hierarchy, level_options={"prior": prior})
     options = SamplingOptions(latent_temperature=0, max_children=3)
-    plans = complete_plans(vae, [DocumentPlan() for _ in range(12)], options, torch.Generator().manual_seed(0))
-    told = range(hierarchy.index(levels[-1]))
+    plans = complete(vae, nothing(vae, 12), options)
+    planned = range(hierarchy.index(levels[-1]))
     for plan in plans:
-        structure = [plan.counts[number] for number in told]
+        structure = [plan.structure[depth] for depth in planned]
         while len(structure) < len(hierarchy) - 1:
             structure.append([1] * (sum(structure[-1]) if structure else 1))
         with torch.no_grad():
             passed = vae.hierarchy(None, tiny.batch_of(vae, [tiny.document("any", *structure)]), tiny.NOISE, plan.z)
         for name, level in passed.levels.items():
             torch.testing.assert_close(plan.z[name], level.prior.mean, atol=1e-4, rtol=1e-3)
-    assert len({str(plan.counts) for plan in plans}) > 1 or not told
+    assert len({str(plan.structure) for plan in plans}) > 1 or not planned
 
 
 @pytest.mark.parametrize("context", tiny.DOCUMENT)
@@ -137,7 +150,7 @@ def test_the_greedy_word_is_the_most_probable(levels: tuple[str, ...], context: 
     generator = torch.Generator().manual_seed(4)
     sizes = {"document": (1, 6), "paragraph": (2, 5), "sentence": (5, 4)}
     z = {name: torch.randn(sizes[name], generator=generator) for name in levels}
-    plan = DocumentPlan(z, {0: [2], 1: [3, 2]})
+    plan = plan_of(z, [[2], [3, 2]], tiny.DOCUMENT)
     (written,) = write(vae, [plan], 4, options)
     places = [(s, i) for s, words in enumerate(written.sentences) for i in range(len(words))]
     members = []
@@ -175,10 +188,9 @@ def test_structures_are_drawn_as_they_are_scored(levels: tuple[str, ...], prior:
     """Drawn counts against the mean, over latents from the prior, of what the parallel pass scores."""
     vae = tiny.model(levels, level_options={"prior": prior})
     draws = 1000
-    generator = torch.Generator().manual_seed(0)
-    plans = complete_plans(vae, [DocumentPlan() for _ in range(draws)], SamplingOptions(max_children=20), generator)
-    number = tiny.DOCUMENT.index(levels[-1])  # what lies below is told with the text
-    observed = Counter(str([plan.counts[above] for above in range(number)]) for plan in plans)
+    plans = complete(vae, nothing(vae, draws), SamplingOptions(max_children=20))
+    number = tiny.DOCUMENT.index(levels[-1])  # what lies below is decided with the text
+    observed = Counter(str(plan.structure[:number]) for plan in plans)
     cases = [[[1]], [[2]], [[3]], [[4]], [[5]]]
     if number == 2:
         cases = [[[1], [1]], [[1], [2]], [[1], [3]], [[2], [1, 1]], [[2], [1, 2]], [[2], [2, 1]], [[3], [1, 1, 1]]]
@@ -230,7 +242,7 @@ def test_documents_are_drawn_as_they_are_scored(
 ) -> None:
     """Whole texts given the latents, words and (unless `counts` fixes it) structure, against their scores."""
     vae, draws = flat_model(levels, context), 500
-    plan = DocumentPlan(fixed_latents(levels, 2), {} if counts is None else {0: counts})
+    plan = plan_of(fixed_latents(levels, 2), [counts or [0]], ("document", "sentence"))
     written = write(vae, [plan] * draws, 0, SamplingOptions(max_sentence_tokens=30))
     observed = Counter(str(document.sentences) for document in written)
     texts = {str(document.sentences): document for document in written}
@@ -250,7 +262,7 @@ def test_documents_are_drawn_as_they_are_scored(
 def test_top_p_and_temperature_sharpen() -> None:
     vae = tiny.model(("sentence",), vocabulary=8)
     plain, sharp, narrow = (
-        Counter(tuple(words) for d in write(vae, [DocumentPlan()] * 60, 0, options) for words in d.sentences)
+        Counter(tuple(words) for d in write(vae, nothing(vae, 60), 0, options) for words in d.sentences)
         for options in (
             SamplingOptions(max_sentence_tokens=2),
             SamplingOptions(max_sentence_tokens=2, temperature=0.3),
@@ -259,3 +271,38 @@ def test_top_p_and_temperature_sharpen() -> None:
     )
     assert len(sharp) < len(plain)
     assert len(narrow) < len(plain)
+
+
+@pytest.mark.parametrize(("hierarchy", "levels", "context"), CASES, ids=str)
+def test_a_document_is_the_same_in_any_company(
+    hierarchy: tuple[str, ...], levels: tuple[str, ...], context: str
+) -> None:
+    """Alone, among others and with no room for a second row: latents to rounding, structure and text to the letter."""
+    vae = tiny.model(levels, hierarchy, context=context, context_tokens=6)
+    together = write_documents(vae, nothing(vae, 6), SHORT, 0)
+    narrow = write_documents(vae, nothing(vae, 6), SamplingOptions(**vars(SHORT) | {"batch_tokens": 1}), 0)
+    assert narrow == together
+    for draw in (0, 3, 5):
+        (alone,) = write_documents(vae, nothing(vae), SHORT, 0, draws=[draw])
+        assert alone == together[draw]
+        for name in levels:
+            torch.testing.assert_close(alone.plan.z[name], together[draw].plan.z[name], atol=1e-5, rtol=1e-4)
+    assert len({str(document.sentences) for document in together}) == 6
+
+
+def test_documents_of_one_draw_share_their_noise() -> None:
+    vae = tiny.model()
+    same = write_documents(vae, nothing(vae, 3), SHORT, 0, draws=[2, 2, 1])
+    assert same[0] == same[1] != same[2]
+
+
+def test_rows_that_are_done_leave() -> None:
+    """A batch costs about as many row-steps as it has tokens, however long its longest sentence is."""
+    vae = tiny.model(("sentence",), vocabulary=8)
+    rows: list[int] = []
+    step = vae.decoder.step
+    vae.decoder.step = lambda ids, *rest: (rows.append(len(ids)), step(ids, *rest))[1]
+    written = write_documents(vae, nothing(vae, 40), SamplingOptions(max_sentence_tokens=60), 0)
+    lengths = [len(words) + 1 for document in written for words in document.sentences]
+    assert sum(lengths) <= sum(rows) < 1.3 * sum(lengths)
+    assert sum(rows) < 0.7 * max(lengths) * len(lengths), "the case must leave something to save"

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from textvae.cli.common import add_model, add_sampling, load_model, read, sampling, show
+import torch
+
+from textvae.cli.common import add_model, load_model
+from textvae.cli.writing_options import add_sampling, sampling, show
+from textvae.data.sources.files import read_document
+from textvae.writing.operations import interpolate
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -20,14 +25,13 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    options = sampling(arguments)
+    texts = [read_document(file) for file in (arguments.start, arguments.end)]
     model = load_model(arguments)
-    written = model.interpolate(
-        read(arguments.start),
-        read(arguments.end),
-        arguments.steps,
-        arguments.level,
-        seed=arguments.seed,
-        options=sampling(arguments),
-    )
-    last = max(1, arguments.steps - 1)
-    show(written, arguments.out, [f"{number / last:.2f} of the way" for number in range(arguments.steps)])
+    level = arguments.level or model.theme_level
+    start, end = (model.plan(text) for text in texts)
+    shares = torch.linspace(0, 1, arguments.steps).tolist()
+    plans = [interpolate(start, end, share, level) for share in shares]
+    # Of one draw: what lies below changes only as the latents do.
+    written = model.write(plans, seed=arguments.seed, options=options, draws=[0] * len(plans))
+    show(written, arguments.out, [f"{share:.2f} of the way" for share in shares])

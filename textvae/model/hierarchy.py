@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import cast
 
 import torch
@@ -73,8 +74,9 @@ class TopDownState:
         self.device = device
         self.walks = {name: _LevelWalk(self._zeros(), self._zeros()) for name in hierarchy.stack}
         names = list(self.walks)
-        self._upper = dict(zip(names, [None, *names[:-1]], strict=True))
-        self._lower = dict(zip(names, [*names[1:], None], strict=True))
+        self._upper: dict[str, str | None] = {names[0]: None} if names else {}
+        self._upper |= {lower: upper for upper, lower in pairwise(names)}
+        self._lower = dict(pairwise(names))
 
     def _zeros(self, *width: int) -> Tensor:
         return torch.zeros(self.num_documents, *width, device=self.device, dtype=None if width else torch.long)
@@ -83,6 +85,10 @@ class TopDownState:
         """[K] whether the next unit's parent is there: a document, or a committed unit of the latent level above."""
         upper = self._upper[name]
         return self.walks[name].parent < (1 if upper is None else self.walks[upper].count)
+
+    def parent(self, name: str) -> Tensor:
+        """[K] number, among the units of the latent level above, of the next unit's parent, committed or not."""
+        return self.walks[name].parent
 
     def above(self, name: str) -> Tensor:
         """[K, D] what the next unit of a level knows of its ancestors."""
@@ -124,7 +130,7 @@ class TopDownState:
         walk.hidden = None
 
     def _keep_below(self, name: str, state: Tensor) -> None:
-        walk, lower = self.walks[name], self._lower[name]
+        walk, lower = self.walks[name], self._lower.get(name)
         if walk.below is None or lower is None:
             walk.below = state[:, None]
             return

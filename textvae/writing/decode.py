@@ -1,34 +1,33 @@
-"""Writing documents: complete their plans, then decode the sentences.
+"""From plans to text: all context windows that can be written now are written side by side.
 
-Shapes: K documents, U units of a level in one document, S sentences, Z latent size, E structure events.
+Text is written in *windows*: runs of sentences that see one another and nothing else. The rows of the decoder's cache
+are windows that began together, one token of each a step, so nothing is padded and every row is what it would be
+alone. Rows that are done leave; a document that goes on behind a full window waits for the next batch.
+
+Shapes: N runs, R rows, T tokens of a row so far, S sentences, H hidden size, E stop heads of the decoder.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
-from transformers import (
-    DynamicCache,
-    LogitsProcessorList,
-    TemperatureLogitsWarper,
-    TopPLogitsWarper,
-)
+from transformers import DynamicCache
 
-from textvae.model.decoder import Decoder
+from textvae.model.noise import KeyedNoise
+from textvae.model.structure import child_counts
 from textvae.model.vae import DocumentVAE
-from textvae.writing.plan import (
-    DocumentPlan,
-    EndTeller,
-    SamplingOptions,
-    ancestors_of,
-    complete_plans,
-    draw_ends,
-    last_children,
-)
+from textvae.writing.complete import complete_plans, document_keys
+from textvae.writing.cursor import UNLISTED, Cursor
+from textvae.writing.draw import TokenSampler
+from textvae.writing.options import SamplingOptions
+from textvae.writing.plan import DocumentPlan, Tokens
+
+SENTENCES_OF_A_UNIT = 1 << 20
+"""More than a unit has: numbers sentences within units for the noise."""
 
 
 @dataclass(frozen=True)
@@ -37,153 +36,202 @@ class WrittenDocument:
     """Token ids of every sentence, without start and end."""
     structure: list[list[int]]
     """As `EncodedDocument.structure`: number of children of every unit, by level, top first."""
+    plan: DocumentPlan = field(compare=False)
+    """What was written: every unit with its z, all structure, and the sentences' tokens."""
 
 
 @torch.no_grad()
 def write_documents(
-    model: DocumentVAE, plans: Sequence[DocumentPlan], options: SamplingOptions, generator: torch.Generator
-) -> list[WrittenDocument]:
-    """Complete the plans (empty ones are drawn from the prior) and write their text."""
-    plans = complete_plans(model, plans, options, generator)
-    lowest = model.config.hierarchy[-1]
-    decoder = model.decoder
-    if model.layout.context == lowest and not model.hierarchy.stop_heads.decoder:
-        return _write_in_parallel(model, plans, options, generator)
-    return [_write_in_order(model, decoder, plan, options, generator) for plan in plans]
-
-
-def _sentence_vectors(model: DocumentVAE, plan: DocumentPlan, lowest: int) -> Tensor | None:
-    """[num_sites, U, H] for every unit of level `lowest`."""
-    if model.decoder.conditioner is None:
-        return None
-    z = {}
-    for name in model.level_names:
-        z[name] = plan.z[name][ancestors_of(plan, lowest, model.config.hierarchy.index(name))]
-    return model.decoder.conditioner(z)
-
-
-def _write_in_parallel(
-    model: DocumentVAE, plans: Sequence[DocumentPlan], options: SamplingOptions, generator: torch.Generator
-) -> list[WrittenDocument]:
-    lowest = len(model.config.hierarchy) - 1
-    every = [_sentence_vectors(model, plan, lowest) for plan in plans]
-    vectors = torch.cat([part for part in every if part is not None], dim=1)
-    sentences: list[list[int]] = []
-    for part in vectors.split(options.parallel_sentences, dim=1):
-        sentences.extend(_write_sentences(model.decoder, part, options, generator))
-    documents, start = [], 0
-    for plan in plans:
-        structure = [plan.counts[number] for number in range(lowest)]
-        count = sum(structure[-1]) if structure else 1
-        documents.append(WrittenDocument(sentences[start : start + count], structure))
-        start += count
-    return documents
-
-
-def _write_sentences(
-    decoder: Decoder, vectors: Tensor, options: SamplingOptions, generator: torch.Generator
-) -> list[list[int]]:
-    """Independent sentences, one for every column of `vectors` [num_sites, R, H]."""
-    rows = vectors.shape[1]
-    ids = torch.full((rows, 1), decoder.layout.start_id, device=vectors.device)
-    cache = DynamicCache(config=decoder.backbone.config)
-    written: list[list[int]] = [[] for _ in range(rows)]
-    done = [False] * rows
-    for _ in range(options.max_sentence_tokens):
-        logits, _ = decoder.step(ids, vectors, cache)
-        ids = _draw_words(ids, logits, options, generator)
-        for row, word in enumerate(ids[:, 0].tolist()):
-            done[row] = done[row] or word == decoder.layout.end_id
-            if not done[row]:
-                written[row].append(word)
-        if all(done):
-            break
-    return written
-
-
-def _draw_words(ids: Tensor, logits: Tensor, options: SamplingOptions, generator: torch.Generator) -> Tensor:
-    """[R, 1]"""
-    if options.temperature == 0:
-        return logits.argmax(-1, keepdim=True)
-    warpers = LogitsProcessorList()
-    if options.temperature != 1:
-        warpers.append(TemperatureLogitsWarper(options.temperature))
-    if options.top_p < 1:
-        warpers.append(TopPLogitsWarper(options.top_p))
-    probabilities = warpers(cast(torch.LongTensor, ids), cast(torch.FloatTensor, logits)).softmax(-1).cpu()
-    return torch.multinomial(probabilities, 1, generator=generator).to(logits.device)
-
-
-def _write_in_order(
     model: DocumentVAE,
-    decoder: Decoder,
-    plan: DocumentPlan,
+    plans: Sequence[DocumentPlan],
     options: SamplingOptions,
-    generator: torch.Generator,
-) -> WrittenDocument:
-    """One document, sentence after sentence: when sentences see earlier ones, or the decoder itself tells
-    where units end."""
-    hierarchy = model.config.hierarchy
-    lowest, context = len(hierarchy) - 1, hierarchy.index(model.layout.context)
-    told = model.hierarchy.stop_heads.decoder
-    decided = lowest - len(told)  # the lowest level whose units are planned
-    vectors = _sentence_vectors(model, plan, decided)
-    num_planned = len(ancestors_of(plan, decided, decided))
-    counts = {number: list(plan.counts[number]) for number in range(decided)}
-    counts |= {number - 1: [] for number in told}
-    ends = EndTeller(told, plan.counts, options.max_children)
-    sentences: list[list[int]] = []
-    stream = _Stream(decoder)
-    planned = 0
-    while planned < num_planned:
-        here = None if vectors is None else vectors[:, planned : planned + 1]
-        words, logits = stream.write(here, options, generator)
-        sentences.append(words)
-        children = {number: count + 1 for number, count in ends.children.items()}
-        ended = lowest  # number of the highest level a unit of which ends here
-        for number, event in zip(told, ends.tell(draw_ends(logits, generator)[0]), strict=True):
-            if event != 1:
-                break
-            counts[number - 1].append(children[number])
-            ended = number - 1
-        if ended == decided:
-            planned += 1
-            ended = _planned_end(plan, planned, decided)
-        if ended <= context or stream.length >= decoder.layout.context_tokens:
-            stream = _Stream(decoder)
-    return WrittenDocument(sentences, [counts[number] for number in range(lowest)])
+    seed: int,
+    draws: Sequence[int] | None = None,
+) -> list[WrittenDocument]:
+    """Complete the plans and write their text.
+
+    A document is a function of its plan, `seed` and its number in `draws` (default: 0, 1, 2, ...), whatever it is
+    written beside; plans with the same number share their noise.
+    """
+    draws = range(len(plans)) if draws is None else draws
+    noise, keys = KeyedNoise(seed), document_keys(draws, model.device)
+    plans = complete_plans(model, plans, keys, noise, options)
+    return _Writer(model, plans, keys, noise, options).write()
 
 
-def _planned_end(plan: DocumentPlan, num_done: int, level: int) -> int:
-    """Number of the highest level a unit of which ends with unit `num_done` (counted from 1) of `level`."""
-    while level > 0:
-        ends = sorted(last_children(plan.counts[level - 1]))
-        if num_done - 1 not in ends:
-            return level
-        num_done = ends.index(num_done - 1) + 1
-        level -= 1
-    return 0
+@dataclass
+class _Run:
+    """Sentences of one document that are written one after the other, in one window or several."""
+
+    document: int
+    unit: int
+    """The planned unit that is being written: of the lowest level whose units are known beforehand."""
+    stop: int
+    """The planned unit before which the run ends."""
+    within: int = 0
+    """Sentences so far of the unit."""
+    sentences: list[list[int]] = field(default_factory=list)
+    words: list[int] = field(default_factory=list)
+    """The sentence that is being written."""
+    labels: list[Tensor] = field(default_factory=list)
+    """[E] for every sentence."""
 
 
-class _Stream:
-    """A stretch of text being written, with the decoder's memory of it."""
+class _Writer:
+    def __init__(
+        self,
+        model: DocumentVAE,
+        plans: Sequence[DocumentPlan],
+        keys: Tensor,
+        noise: KeyedNoise,
+        options: SamplingOptions,
+    ) -> None:
+        self.model, self.plans, self.keys, self.noise, self.options = model, plans, keys, noise, options
+        self.decoder, self.layout = model.decoder, model.layout
+        hierarchy = model.config.hierarchy
+        self.sampler = TokenSampler(options, self.layout.end_id)
+        self.heads = model.hierarchy.stop_heads.decoder
+        self.streams = [f"end of {hierarchy[depth]}" for depth in self.heads]
+        self.lowest, self.context = len(hierarchy) - 1, hierarchy.index(self.layout.context)
+        self.planned = self.lowest - len(self.heads)
+        """Depth of the lowest level whose units are known beforehand."""
+        self.ancestors = [
+            {name: plan.ancestors(self.planned, plan.depth(name)).tolist() for name in model.level_names}
+            for plan in plans
+        ]
+        self.runs = [run for number, plan in enumerate(plans) for run in self._runs_of(number, plan)]
+        document = torch.tensor([run.document for run in self.runs], device=model.device)
+        unit = torch.tensor([run.unit for run in self.runs], device=model.device)
+        self.cursor = Cursor(plans, self.planned, self.lowest, document, unit, options.max_children)
 
-    def __init__(self, decoder: Decoder) -> None:
-        self.decoder = decoder
-        self.cache = DynamicCache(config=decoder.backbone.config)
-        self.length = 0
+    def _runs_of(self, number: int, plan: DocumentPlan) -> list[_Run]:
+        """One for every unit that shares no window with others."""
+        whole = plan.ancestors(self.planned, min(self.planned, self.context))
+        borders = torch.bincount(whole).cumsum(0).tolist()
+        return [_Run(number, start, stop) for start, stop in zip([0, *borders], borders, strict=False)]
 
-    def write(
-        self, vectors: Tensor | None, options: SamplingOptions, generator: torch.Generator
-    ) -> tuple[list[int], Tensor]:
-        """The next sentence, and the event logits [1, E] at its end."""
-        words: list[int] = []
-        device = self.decoder.backbone.device
-        ids = torch.full((1, 1), self.decoder.layout.start_id, device=device)
+    def write(self) -> list[WrittenDocument]:
+        waiting = deque(range(len(self.runs)))
+        while waiting:
+            rows = [waiting.popleft() for _ in range(min(self._parallel_rows, len(waiting)))]
+            waiting.extend(self._write_windows(rows))
+        return [self._document(number, plan) for number, plan in enumerate(self.plans)]
+
+    @property
+    def _parallel_rows(self) -> int:
+        """As many as the memory holds if every window grows as long as it can."""
+        longest = self.options.max_sentence_tokens + 1
+        if self.context < self.lowest:
+            longest += self.layout.context_tokens
+        return max(1, self.options.batch_tokens // longest)
+
+    def _write_windows(self, rows: list[int]) -> list[int]:
+        """One window of each of the runs `rows`; returns those that go on in another window."""
+        device = self.model.device
+        cache = DynamicCache(config=self.decoder.backbone.config)
+        ids = torch.full((len(rows), 1), self.layout.start_id, device=device)
+        vectors = self._vectors(rows)
+        writing, unfinished = [True] * len(rows), []
         while True:
-            logits, events = self.decoder.step(ids, vectors, self.cache)
-            self.length += 1
-            ids = _draw_words(ids, logits, options, generator)
-            if int(ids) == self.decoder.layout.end_id or len(words) == options.max_sentence_tokens:
-                return words, events
-            words.append(int(ids))
+            logits, stop_logits = self.decoder.step(ids[:, -1:], vectors, cache)
+            tokens = self._tokens(rows, ids, logits)
+            ended = [row for row in range(len(rows)) if writing[row] and self._read(rows[row], tokens[row])]
+            if ended:
+                changed = self._end_sentences([rows[row] for row in ended], stop_logits[ended])
+                for row, depth in zip(ended, changed, strict=True):
+                    tokens[row] = self.layout.start_id
+                    run = self.runs[rows[row]]
+                    is_full = depth <= self.context or ids.shape[1] >= self.layout.context_tokens
+                    writing[row] = run.unit < run.stop and not is_full
+                    if run.unit < run.stop and is_full:
+                        unfinished.append(rows[row])
+                if not any(writing):
+                    return unfinished
+                going_on = [row for row in ended if writing[row]]
+                fresh = self._vectors([rows[row] for row in going_on]) if going_on else None
+                if vectors is not None and fresh is not None:
+                    vectors[:, going_on] = fresh
+            ids = torch.cat([ids, torch.tensor(tokens, device=device)[:, None]], dim=1)
+            # The cache is copied when rows leave: worth it for some at a time.
+            if 8 * writing.count(False) >= len(rows):
+                kept = torch.tensor([row for row, is_on in enumerate(writing) if is_on], device=device)
+                cache.batch_select_indices(kept)
+                ids, vectors = ids[kept], None if vectors is None else vectors[:, kept]
+                rows, writing = [rows[row] for row in kept.tolist()], [True] * len(kept)
+
+    def _vectors(self, rows: Sequence[int]) -> Tensor | None:
+        """[num_sites, R, H] for the sentences that the runs `rows` are at."""
+        if self.decoder.conditioner is None:
+            return None
+        z = {}
+        for name in self.model.level_names:
+            units = [(self.runs[row].document, self.runs[row].unit) for row in rows]
+            z[name] = torch.stack([self.plans[k].z[name][self.ancestors[k][name][unit]] for k, unit in units])
+        return self.decoder.conditioner(z)
+
+    def _tokens(self, rows: Sequence[int], ids: Tensor, logits: Tensor) -> list[int]:
+        """The next token of every row: drawn, or what the plan holds the sentence to."""
+        runs = [self.runs[row] for row in rows]
+        place = torch.tensor([(run.document, self._sentence_number(run), len(run.words)) for run in runs]).T
+        document, sentence, position = place.to(ids.device)
+        uniform = self.noise.uniform(self.keys[document], "token", sentence, position)
+        tokens: list[int] = self.sampler.draw(ids, logits, uniform).tolist()
+        for row, run in enumerate(runs):
+            held = self._held_sentence(rows[row])
+            if held is not None:
+                tokens[row] = (*held, self.layout.end_id)[min(len(run.words), len(held))]
+        return tokens
+
+    def _sentence_number(self, run: _Run) -> int:
+        return run.unit * SENTENCES_OF_A_UNIT + run.within
+
+    def _held_sentence(self, row: int) -> Tokens | None:
+        """Tokens of the sentence that run `row` is at, where its plan holds it."""
+        run = self.runs[row]
+        held = self.plans[run.document].sentences
+        if held is None or run.unit == run.stop:
+            return None
+        listed = int(self.cursor.listed[self.lowest][row])
+        return None if listed == UNLISTED else held[listed]
+
+    def _read(self, row: int, token: int) -> bool:
+        """Take in the next token of a run; whether it ends its sentence."""
+        run, held = self.runs[row], self._held_sentence(row)
+        longest = self.options.max_sentence_tokens if held is None else len(held)
+        if token == self.layout.end_id or len(run.words) >= longest:
+            return True
+        run.words.append(token)
+        return False
+
+    def _end_sentences(self, rows: list[int], stop_logits: Tensor) -> list[int]:
+        """End the sentences of the runs `rows` and decide what ends with them: for each the smallest depth, among those
+        that the decoder decides and the planned one, of a unit that ends. stop_logits: [K, E]."""
+        runs = [self.runs[row] for row in rows]
+        keys = self.keys[torch.tensor([run.document for run in runs], device=stop_logits.device)]
+        number = torch.tensor([self._sentence_number(run) for run in runs], device=stop_logits.device)
+        chances = stop_logits.double().sigmoid().T
+        drawn = [self.noise.uniform(keys, s, number) < chance for s, chance in zip(self.streams, chances, strict=True)]
+        at = torch.tensor(rows, device=stop_logits.device)
+        labels = self.cursor.labels(at, torch.stack(drawn, 1) if drawn else torch.zeros_like(stop_logits).bool())
+        depths = []
+        for run, row in zip(runs, labels.cpu(), strict=True):
+            run.sentences.append(run.words)
+            run.words, run.within = [], run.within + 1
+            run.labels.append(row)
+            num_ended = int((row == 1).sum())  # of the sentence's ancestors
+            if num_ended == len(self.heads):
+                run.unit, run.within = run.unit + 1, 0
+            depths.append(self.lowest - num_ended)
+        self.cursor.advance(at, labels, torch.tensor([run.unit for run in runs], device=at.device))
+        return depths
+
+    def _document(self, number: int, plan: DocumentPlan) -> WrittenDocument:
+        runs = [run for run in self.runs if run.document == number]
+        sentences = [words for run in runs for words in run.sentences]
+        labels = torch.stack([label for run in runs for label in run.labels])
+        children = list(plan.children)
+        for column, depth in enumerate(self.heads):
+            label = labels[:, column]
+            children[depth - 1] = child_counts(label[label != 0] == 1)
+        plan = replace(plan, children=tuple(children), sentences=tuple(tuple(words) for words in sentences))
+        return WrittenDocument(sentences, plan.structure, plan)

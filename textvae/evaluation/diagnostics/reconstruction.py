@@ -11,7 +11,8 @@ from textvae.data.dataset import Documents
 from textvae.data.loader import gather_in_order, walk
 from textvae.data.plan import spread
 from textvae.text_vae import HierarchicalTextVAE
-from textvae.writing.plan import SamplingOptions
+from textvae.writing.operations import written_anew
+from textvae.writing.options import SamplingOptions
 
 GROUP_TOKENS = 1024
 """Tokens of the documents that are written side by side."""
@@ -38,7 +39,7 @@ def reconstruct(
     for group in walk(
         chosen, model.layout, model.device, batch_tokens=GROUP_TOKENS, process=process, purpose="reconstructions"
     ):
-        written = model.write([model.plan_processed(document, None) for document in group.members], options=options)
+        written = model.write([written_anew(model.plan(document)) for document in group.members], options=options)
         for row, document, text in zip(group.rows, group.members, written, strict=True):
             original = [sentence.strip() for sentence in document.sentences]
             found.append((row, Reconstruction(original, text.sentences)))

@@ -20,7 +20,8 @@ from textvae.evaluation.diagnostics import latent_diagnostics
 from textvae.evaluation.likelihood.perplexity import Estimator, perplexity_report, score_documents
 from textvae.model.unit_transformer import segment_mean
 from textvae.text_vae import HierarchicalTextVAE
-from textvae.writing.plan import SamplingOptions
+from textvae.writing.complete import draw_theme
+from textvae.writing.options import SamplingOptions
 
 MAP_SHARE, CURVE_SHARE = 10, 0.2
 """Documents of the map, and of the curves over K, for every document that the rest is measured on."""
@@ -163,7 +164,7 @@ def themed_samples(model: HierarchicalTextVAE, documents: Documents, seed: int) 
         source = documents.read(int(number))
         mean = model.latents(model.batch([source]))[model.level_names[0]].mean[0]
         themes.append(Theme(source.title or source.id, source.text(), _write(model, mean, seed)))
-    prior = _write(model, model.draw_theme(seed), seed)
+    prior = _write(model, draw_theme(model, seed), seed)
     return [*themes, Theme("drawn from the prior", "No document: the latent is a draw from N(0, I).", prior)]
 
 

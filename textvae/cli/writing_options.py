@@ -1,0 +1,58 @@
+"""What the commands that write share: how text is drawn, which file is read, how documents are shown."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from textvae.text_vae import GeneratedDocument
+from textvae.writing.options import SamplingOptions, check_range
+
+SAMPLING = {
+    "temperature": "of the tokens; 0 is greedy",
+    "top-p": "draw only among the most probable tokens of this total probability; 1 is off",
+    "top-k": "draw only among this many of the most probable tokens; 0 is off",
+    "min-p": "draw only tokens of at least this share of the best one's probability; 0 is off",
+    "repetition-penalty": "divides the logits of tokens that were there before; 1 is off",
+    "no-repeat-ngram": "no run of so many tokens comes twice in one context window; 0 is off",
+    "latent-temperature": "scales the standard deviation of latents drawn from their priors; 0 takes the means",
+    "max-sentence-tokens": "a sentence is cut after so many tokens",
+    "max-children": "a unit is ended after so many children",
+}
+"""Option -> its help; the names are those of `SamplingOptions`."""
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("drawing")
+    group.add_argument("--seed", type=int, default=0, help="the same seed writes the same text (default: %(default)s)")
+    for option, said in SAMPLING.items():
+        default = getattr(SamplingOptions, option.replace("-", "_"))
+        group.add_argument(f"--{option}", type=type(default), default=default, help=f"{said} (default: %(default)s)")
+
+
+def sampling(arguments: argparse.Namespace) -> SamplingOptions:
+    """Raises ValueError, naming the option, for numbers that make no sense; --seed and, where there are any, --num and
+    --steps included."""
+    values = {option: getattr(arguments, option.replace("-", "_")) for option in SAMPLING}
+    counts = {name: getattr(arguments, name) for name in ("seed", "num", "steps") if name in arguments}
+    for option, value in {**values, **counts}.items():
+        check_range(option.replace("-", "_"), value, f"--{option}")
+    return SamplingOptions(**{option.replace("-", "_"): value for option, value in values.items()})
+
+
+def show(written: Sequence[GeneratedDocument], out: str | None, headings: Sequence[str]) -> None:
+    if out is None:
+        for heading, document in zip(headings, written, strict=True):
+            print(f"--- {heading} ---\n{document.text}\n")
+        return
+    with Path(out).open("w", encoding="utf-8") as file:
+        for number, document in enumerate(written):
+            record = {
+                "id": str(number),
+                "text": document.text,
+                "sentences": document.sentences,
+                "structure": document.structure,
+            }
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")

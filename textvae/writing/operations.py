@@ -1,0 +1,161 @@
+"""What can be done to a plan: pure functions, plan in, plan out. Nothing is drawn here, only held or opened.
+
+Shapes: U units of a level, Z latent size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from textvae.writing.plan import DocumentPlan, open_plan
+
+Unit = tuple[str, int]
+"""A level's name, and the number of a unit in reading order, counted from 0."""
+
+
+def theme(z: Tensor, hierarchy: Sequence[str]) -> DocumentPlan:
+    """Only the latent [Z] of the whole document is held."""
+    plan, top = open_plan(hierarchy), hierarchy[0]
+    return replace(plan, z={top: z[None]}, given={top: torch.ones(1, dtype=torch.bool)})
+
+
+def written_anew(plan: DocumentPlan) -> DocumentPlan:
+    """Its sentences are written, whatever they were."""
+    return replace(plan, sentences=None)
+
+
+def resample(plan: DocumentPlan, level: str) -> DocumentPlan:
+    """Latents of `level` and all below are open, and the structure among them; what lies above is kept.
+
+    Raises ValueError for a level that the documents do not have.
+    """
+    border = plan.depth(level)
+    if border == 0:
+        return open_plan(plan.hierarchy)
+    empty = torch.zeros(0, dtype=torch.long)
+    counts = [*plan.children[: border - 1], torch.zeros_like(plan.children[border - 1])]
+    children = [*counts, *[empty] * (len(plan.children) - border)]
+    kept = [name for name in plan.z if plan.depth(name) < border]
+    return DocumentPlan(
+        plan.hierarchy,
+        tuple(children),
+        {name: plan.z[name] for name in kept},
+        {name: plan.given[name] for name in kept},
+    )
+
+
+def zoom(plan: DocumentPlan, level: str) -> DocumentPlan:
+    """Held down to `level`, that level included; all below is open. Raises ValueError for an unknown level."""
+    below = plan.depth(level) + 1
+    return written_anew(plan) if below == len(plan.hierarchy) else resample(plan, plan.hierarchy[below])
+
+
+def keep(plan: DocumentPlan, units: Sequence[Unit]) -> DocumentPlan:
+    """The named units are held with all that is under them, to the letter where the plan holds their tokens; so are
+    their ancestors' latents and numbers of children. The other units are drawn and written anew around them.
+
+    Raises ValueError for a unit that the plan does not list.
+    """
+    held = [torch.zeros(plan.num_units(depth), dtype=torch.bool) for depth in range(len(plan.hierarchy))]
+    within = [flags.clone() for flags in held]
+    for level, index in units:
+        depth = plan.depth(level)
+        if not 0 <= index < plan.num_units(depth):
+            raise ValueError(f"there is no {level} {index + 1} to keep: the document has {plan.num_units(depth)}")
+        for other in range(len(plan.hierarchy)):
+            if other < depth:
+                held[other][plan.ancestors(depth, other)[index]] = True
+            else:
+                within[other] |= plan.ancestors(other, depth) == index
+    held = [above | below for above, below in zip(held, within, strict=True)]
+    return _open_but(plan, held, within[-1])
+
+
+def _open_but(plan: DocumentPlan, held: Sequence[Tensor], to_the_letter: Tensor) -> DocumentPlan:
+    """Only the units of `held` ([U] bool by depth) keep latents and numbers of children, and only those sentences of
+    `to_the_letter` [S] their tokens; children of units that are not held are no longer listed."""
+    children: list[Tensor] = []
+    listed = [torch.ones(1, dtype=torch.bool)]
+    for depth, row in enumerate(plan.children):
+        children.append(torch.where(held[depth], row, 0)[listed[depth]])
+        listed.append((held[depth] & listed[depth])[plan.ancestors(depth + 1, depth)])
+    z, given = {}, {}
+    for name, values in plan.z.items():
+        depth = plan.depth(name)
+        z[name] = values[listed[depth].to(values.device)]
+        given[name] = (held[depth] & plan.given[name])[listed[depth]]
+    sentences = None
+    if plan.sentences is not None:
+        pairs = zip(plan.sentences, to_the_letter.tolist(), listed[-1].tolist(), strict=True)
+        sentences = tuple(ids if kept else None for ids, kept, is_listed in pairs if is_listed)
+    return DocumentPlan(plan.hierarchy, tuple(children), z, given, sentences)
+
+
+def interpolate(start: DocumentPlan, end: DocumentPlan, share: float, level: str) -> DocumentPlan:
+    """The latents of `level` go from `start`'s (`share` 0) to `end`'s (1) in a straight line; what lies above, and the
+    structure down to `level`, are `start`'s; all below is open.
+
+    Raises ValueError where the two have no such latents, or not equally many.
+    """
+    first, last = latents_of(start, level), latents_of(end, level)
+    if len(first) != len(last):
+        raise ValueError(
+            f"the documents have {len(first)} and {len(last)} units at level '{level}'; interpolate at a level where "
+            "they have equally many, such as the top"
+        )
+    return _with_latents(zoom(start, level), level, torch.lerp(first, last, share))
+
+
+def arithmetic(plus: DocumentPlan, minus: DocumentPlan, other: DocumentPlan, level: str) -> DocumentPlan:
+    """`plus` - `minus` + `other` in the latents of `level`; what lies above is `plus`'s, all below is open.
+
+    Raises ValueError where the three have no such latents, or not equally many.
+    """
+    first, second, third = (latents_of(plan, level) for plan in (plus, minus, other))
+    if not len(first) == len(second) == len(third):
+        raise ValueError(
+            f"the documents have {len(first)}, {len(second)} and {len(third)} units at level '{level}'; calculate at a "
+            "level where they have equally many, such as the top"
+        )
+    return _with_latents(zoom(plus, level), level, first - second + third)
+
+
+def combine(above: DocumentPlan, below: DocumentPlan, level: str) -> DocumentPlan:
+    """The latents of `level` and of all levels under it are `below`'s, with its structure; those over it `above`'s.
+
+    Raises ValueError where the two do not have equally many units at a level over `level`.
+    """
+    border = below.depth(level)
+    z, given = dict(below.z), dict(below.given)
+    for name in above.z:
+        depth = above.depth(name)
+        if depth < border:
+            counts = above.num_units(depth), below.num_units(depth)
+            if counts[0] != counts[1]:
+                raise ValueError(
+                    f"the documents have {counts[0]} and {counts[1]} units at level '{name}'; combine documents that "
+                    "have equally many there"
+                )
+            z[name], given[name] = above.z[name], above.given[name]
+    return DocumentPlan(below.hierarchy, below.children, z, given)
+
+
+def latents_of(plan: DocumentPlan, level: str) -> Tensor:
+    """[U, Z], all held. Raises ValueError where the plan does not hold them."""
+    if level not in plan.z or not bool(plan.given[level].all()):
+        raise ValueError(f"there is no latent level '{level}'; this document's are {list(plan.z)}")
+    return plan.z[level]
+
+
+def mean_theme(themes: Sequence[Tensor]) -> Tensor:
+    """The point [Z] in the middle of several latents, each [Z]."""
+    return torch.stack(list(themes)).mean(0)
+
+
+def _with_latents(plan: DocumentPlan, level: str, values: Tensor) -> DocumentPlan:
+    changed: Mapping[str, Tensor] = {**plan.z, level: values}
+    return replace(plan, z=changed)

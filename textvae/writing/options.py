@@ -1,0 +1,59 @@
+"""How text is drawn, and which numbers make sense."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+RANGES: dict[str, tuple[float, float, str]] = {
+    "temperature": (1e-3, 1e3, "0 (greedy) or between 0.001 and 1000"),
+    "top_p": (1e-6, 1.0, "above 0 and at most 1"),
+    "top_k": (1, 2**31, "0 (off) or more"),
+    "min_p": (1e-6, 1.0, "between 0 (off) and 1"),
+    "repetition_penalty": (1e-3, 1e3, "between 0.001 and 1000; 1 is off"),
+    "no_repeat_ngram": (1, 2**31, "0 (off) or more"),
+    "latent_temperature": (1e-6, 1e3, "between 0 (prior means) and 1000"),
+    "max_sentence_tokens": (1, 2**31, "1 or more"),
+    "max_children": (1, 2**31, "1 or more"),
+    "batch_tokens": (1, 2**62, "1 or more"),
+    "num": (1, 2**31, "1 or more"),
+    "steps": (2, 2**31, "2 or more: both ends are written"),
+    "seed": (0, 2**63 - 1, "between 0 and 2^63 - 1"),
+}
+"""Name -> smallest, largest and both in words."""
+MAY_BE_ZERO = ("temperature", "top_k", "min_p", "no_repeat_ngram", "latent_temperature")
+
+
+def check_range(name: str, value: float, shown: str | None = None) -> None:
+    """Raises ValueError when `value` is no good for `name` (a key of `RANGES`), which the message calls `shown`."""
+    low, high, words = RANGES[name]
+    if not (low <= value <= high or (value == 0 and name in MAY_BE_ZERO)):
+        raise ValueError(f"{shown or name} is {value}; it must be {words}")
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """Raises ValueError for numbers that make no sense."""
+
+    temperature: float = 1.0
+    """Of the tokens; 0 takes the most probable token always."""
+    top_p: float = 1.0
+    """Only the most probable tokens that make up this probability are drawn (Holtzman et al. 2020)."""
+    top_k: int = 0
+    """Only so many of the most probable tokens are drawn; 0: no bound."""
+    min_p: float = 0.0
+    """Only tokens of at least this share of the best one's probability are drawn (Nguyen et al. 2024)."""
+    repetition_penalty: float = 1.0
+    """Divides the logits of tokens that the context window holds already (Keskar et al. 2019)."""
+    no_repeat_ngram: int = 0
+    """No run of so many tokens comes twice in a context window; 0: no bound."""
+    latent_temperature: float = 1.0
+    """Scales the standard deviation of latents that are drawn from their priors."""
+    max_sentence_tokens: int = 128
+    max_children: int = 64
+    """A unit is ended after this many children."""
+    batch_tokens: int = 16384
+    """Tokens that the decoder's memory may hold at a time: the context windows written side by side."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            check_range(name, value)
