@@ -187,7 +187,7 @@ def trials(whole: Any, folder: Path, num_random: int, seed: int, kinds: str = ""
     report = folder / "changes.json"
     if context.run(train_watched, whole, str(report)):
         raise RuntimeError("the uninterrupted run failed")
-    seconds = _duration(context, whole, folder)
+    seconds = _duration(context, whole, folder) if num_random else 0.0
     for number in range(num_random):
         after = draw.uniform(0.0, seconds)
         yield trial(

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import pytest
 from run_scripts import ROOT
 from training_runs import Settings, configured
 
@@ -10,11 +11,12 @@ sys.path.insert(0, str(ROOT / "experiments"))
 from kill_and_resume import trials
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_if_it_had_not_been(prepared: Path, settings: Settings, tmp_path: Path) -> None:
-    """Killed at a random moment, between the renames of a save, and with half a line in the log."""
+    """Killed between the renames of a save and of a model, and with half a line in the log."""
     model = settings("document", architecture={"resid_pdrop": 0.1})
     whole = configured(prepared, tmp_path / "whole", model, steps=6, save_every=2, validate_every=3)
-    kinds = r"^(rename checkpoints/(latest|step-N)|rename model.safetensors|open metrics.jsonl)$"
-    found = list(trials(whole, tmp_path, num_random=1, seed=0, kinds=kinds))
-    assert len(found) == 5
+    kinds = r"^(rename checkpoints/latest|rename model.safetensors|open metrics.jsonl)$"
+    found = list(trials(whole, tmp_path, num_random=0, seed=0, kinds=kinds))
+    assert len(found) == 3
     assert [trial for trial in found if trial.differences] == []
