@@ -80,6 +80,9 @@ class DecoderConfig:
     """A sentence with this many tokens of context behind it starts a new stretch without context."""
     conditioning: Literal["none", "embedding", "layers"] = "layers"
     """Where the latents are added: nowhere, to every token embedding, or to the input of every block as well."""
+    conditioning_blocks: PositiveInt | None = None
+    """How many blocks, evenly spread, have latents added to their inputs under `layers`; None: all. In a deep decoder
+    the additions of all blocks together move the state far at each step of training."""
     prefix_length: Annotated[int, Field(ge=0)] = 0
     """Keys and values that the latents put before every sentence in every block (memory, Li et al. 2020); for
     sentences that see only themselves."""

@@ -11,7 +11,9 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from transformers import DynamicCache
 
+import textvae.model.decoder as decoder_module
 from textvae.data.document import EncodedDocument
+from textvae.model.backbone import output_layer
 from textvae.model.dropout import DropoutMasks
 from textvae.model.vae import DocumentVAE, VAEOutput
 
@@ -321,3 +323,46 @@ def test_topic_logits_multiply_the_decoders_prediction() -> None:
 def test_a_bag_of_words_needs_a_path_to_the_logits() -> None:
     with pytest.raises(ValueError, match="logit_rank"):
         bag(tiny.model(logit_rank=0), [STORY])
+
+
+@pytest.mark.parametrize("context", ["sentence", "document"])
+def test_a_large_vocabulary_is_scored_piece_by_piece(context: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same scores and gradients, whatever is held at a time."""
+
+    def scores_and_gradients() -> tuple[Tensor, dict[str, Tensor]]:
+        vae = tiny.model(context=context)
+        log_prob = tiny.scored(vae, [STORY, *tiny.documents()])[0].text.token_log_prob
+        (-log_prob.sum()).backward()
+        return log_prob.detach(), tiny.gradients(vae)
+
+    whole, expected = scores_and_gradients()
+    monkeypatch.setattr(decoder_module, "LOGITS", 5 * tiny.VOCABULARY)
+    pieces, gradients = scores_and_gradients()
+    torch.testing.assert_close(pieces, whole)
+    assert gradients.keys() == expected.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected[name], msg=name)
+
+
+def test_only_predicted_tokens_have_logits() -> None:
+    """Padding makes rows of one shape; a vocabulary's worth of numbers for each place of it would be thrown away."""
+    vae = tiny.model()
+    batch = tiny.batch_of(vae, [STORY, *tiny.documents()])
+    assert sum(chunk.ids.numel() for chunk in batch.decoder_chunks) > batch.num_tokens
+    rows: list[int] = []
+    output_layer(vae.decoder.backbone).register_forward_hook(lambda _, inputs, out: rows.append(out[..., 0].numel()))
+    vae(batch, tiny.NOISE)
+    assert sum(rows) == batch.num_tokens
+
+
+@pytest.mark.parametrize(("count", "chosen"), [(1, [0]), (2, [0, 2]), (3, [0, 1, 2]), (4, [0, 1, 2, 3])])
+def test_latents_enter_as_many_blocks_as_asked_for(count: int, chosen: list[int]) -> None:
+    config = tiny.config(conditioning_blocks=count)
+    config.decoder_config["n_layer"] = 4
+    blocks = DocumentVAE(config).decoder.backbone.transformer.h
+    assert [number for number, block in enumerate(blocks) if hasattr(block, "latent_input")] == chosen
+
+
+def test_latents_cannot_enter_more_blocks_than_there_are() -> None:
+    with pytest.raises(ValueError, match="conditioning_blocks is 3, but the decoder has 2 blocks"):
+        tiny.model(conditioning_blocks=3)

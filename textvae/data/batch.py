@@ -91,7 +91,13 @@ class TokenChunk:
     sentence: Tensor
     """[R, C] sentence of every position, 0 where empty; [R, 1] where a row is one sentence."""
     token: Tensor
-    """[R, C] index of the predicted token among all N of the batch; -1 where empty."""
+    """[R, C] index of the predicted token among all N of the batch; -1 where empty or not to be scored."""
+    scored: Tensor
+    """[n] places in the flattened rows whose predicted tokens are scored, in order."""
+
+    @classmethod
+    def of(cls, ids: Tensor, sentence: Tensor, token: Tensor) -> TokenChunk:
+        return cls(ids, sentence, token, (token.flatten() >= 0).nonzero().flatten())
 
 
 @dataclass(frozen=True)
@@ -246,7 +252,7 @@ def _copy_chunk(
     ]
     size = max(1, chunk_tokens // ids.shape[1])
     for part in zip(*(values.split(size) for values in parts), strict=True):
-        yield TokenChunk(*part)
+        yield TokenChunk.of(*part)
 
 
 def round_up(value: int, multiple: int) -> int:

@@ -117,7 +117,7 @@ def _decoder_chunks(
             ids[row, : stop - start] = inputs[start:stop]
             owner[row, : stop - start] = sentence_of[start : start + 1 if is_sentence else stop]
             token[row, : stop - start] = np.arange(start, stop)
-        yield TokenChunk(torch.from_numpy(ids), torch.from_numpy(owner), torch.from_numpy(token))
+        yield TokenChunk.of(torch.from_numpy(ids), torch.from_numpy(owner), torch.from_numpy(token))
 
 
 def _encoder_chunks(documents: Sequence[EncodedDocument], layout: BatchLayout) -> Iterable[EncoderChunk]:

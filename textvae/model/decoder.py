@@ -5,7 +5,7 @@ Shapes: S sentences, N predicted tokens, R x C one padded chunk, H hidden size, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -31,6 +31,9 @@ from textvae.model.level import StructureScores
 from textvae.model.masks import attention_mask
 from textvae.model.noise import KeyedNoise
 from textvae.model.topics import TopicHead
+
+LOGITS = 1 << 26
+"""Logits that are held at a time: more are computed piece by piece, and again in the backward pass."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,8 @@ class Decoder(nn.Module):
     def _condition(self, config: DecoderConfig, latent_sizes: Mapping[str, int], head: nn.Linear) -> None:
         hidden_size = self.backbone.config.get_text_config().hidden_size
         blocks = list(blocks_of(self.backbone))[: {"none": 0, "embedding": 1, "layers": None}[config.conditioning]]
+        if config.conditioning == "layers" and config.conditioning_blocks is not None:
+            blocks = _spread(blocks, config.conditioning_blocks)
         if config.prefix_length:
             self.prefix = Prefix.of(self.backbone, config.prefix_length)
         self.inputs = open_inputs(blocks)
@@ -114,27 +119,39 @@ class Decoder(nn.Module):
             dropped = DropoutMasks.draw(batch, noise, self.word_dropout, self.context_dropout)
         padded = sum(chunk.ids.numel() for chunk in batch.decoder_chunks)
         recompute = torch.is_grad_enabled() and (self.checkpointing or padded > 2 * self.layout.chunk_tokens)
-        log_prob = torch.zeros(batch.num_tokens + 1, device=batch.tokens.device)
-        logits = torch.zeros(batch.num_tokens + 1, events.shape[-1], device=batch.tokens.device)
+        log_prob = torch.zeros(batch.num_tokens, device=batch.tokens.device)
+        logits = torch.zeros(batch.num_tokens, events.shape[-1], device=batch.tokens.device)
         for chunk in batch.decoder_chunks:
             if recompute:
                 scored = checkpoint(self.score_chunk, chunk, vectors, dropped, batch.tokens, use_reentrant=False)
             else:
                 scored = self.score_chunk(chunk, vectors, dropped, batch.tokens)
-            # Padding goes to a spare place at the end.
-            place = torch.where(chunk.token >= 0, chunk.token, batch.num_tokens).flatten()
-            log_prob = log_prob.index_copy(0, place, scored[0].flatten())
-            logits = logits.index_copy(0, place, scored[1].flatten(0, 1))
-        return DecoderPass(log_prob[:-1], StructureScores(logits[batch.sentence_end], events))
+            place = chunk.token.flatten()[chunk.scored]
+            log_prob = log_prob.index_copy(0, place, scored[0])
+            logits = logits.index_copy(0, place, scored[1])
+        return DecoderPass(log_prob, StructureScores(logits[batch.sentence_end], events))
 
     def score_chunk(
         self, chunk: TokenChunk, vectors: Tensor | None, dropped: DropoutMasks | None, tokens: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Log-probabilities [R, C] and event logits [R, C, E] of one chunk; vectors [num_sites, S, H]."""
-        states = self._read_chunk(chunk, vectors, dropped)
-        logits = self._logits(states, vectors, chunk.sentence)
-        log_prob = -F.cross_entropy(logits.flatten(0, 1), tokens[chunk.token].flatten(), reduction="none")
-        return log_prob.view_as(chunk.ids), self._event_logits(states)
+        """Log-probabilities [n] and event logits [n, E] of what a chunk scores; vectors [num_sites, S, H]."""
+        states = self._read_chunk(chunk, vectors, dropped).flatten(0, 1)[chunk.scored]
+        sentence = chunk.sentence.expand_as(chunk.ids).flatten()[chunk.scored]
+        target = tokens[chunk.token.flatten()[chunk.scored]]
+        return self._token_log_prob(states, vectors, sentence, target), self._event_logits(states)
+
+    def _token_log_prob(self, states: Tensor, vectors: Tensor | None, sentence: Tensor, target: Tensor) -> Tensor:
+        """[n] of the tokens `target` [n] after last hidden states [n, H] in their `sentence` [n]."""
+
+        def score(states: Tensor, sentence: Tensor, target: Tensor) -> Tensor:
+            logits = self._logits(states[None], vectors, sentence[None])[0]
+            return -F.cross_entropy(logits, target, reduction="none")
+
+        size = max(1, LOGITS // output_layer(self.backbone).out_features)
+        if len(states) <= size:
+            return score(states, sentence, target)
+        pieces = zip(states.split(size), sentence.split(size), target.split(size), strict=True)
+        return torch.cat([checkpoint(score, *piece, use_reentrant=False) for piece in pieces])
 
     def _read_chunk(self, chunk: TokenChunk, vectors: Tensor | None, dropped: DropoutMasks | None) -> Tensor:
         """Last hidden states [R, C, H] of one chunk."""
@@ -179,9 +196,9 @@ class Decoder(nn.Module):
         return logits
 
     def _event_logits(self, states: Tensor) -> Tensor:
-        """[R, C, E] in float32."""
+        """[.., E] in float32 of last hidden states [.., H]."""
         if self.structure is None:
-            return states.new_zeros(*states.shape[:2], 0, dtype=torch.float32)
+            return states.new_zeros(*states.shape[:-1], 0, dtype=torch.float32)
         return self.structure(states.to(self.structure.weight.dtype)).float()
 
     def score_bag(self, z: Mapping[str, Tensor], batch: DocumentBatch, events: Tensor) -> DecoderPass:
@@ -209,3 +226,10 @@ class Decoder(nn.Module):
         first = cache.get_seq_length() - prefix.length
         positions = torch.arange(first, first + ids.shape[1], device=ids.device)
         return {self.cache_argument: cache, "position_ids": positions.expand(ids.shape[0], -1)}
+
+
+def _spread(blocks: Sequence[nn.Module], count: int) -> list[nn.Module]:
+    """`count` of the blocks, evenly spread over the depth, the first among them."""
+    if count > len(blocks):
+        raise ValueError(f"model.decoder.conditioning_blocks is {count}, but the decoder has {len(blocks)} blocks")
+    return [blocks[number * len(blocks) // count] for number in range(count)]

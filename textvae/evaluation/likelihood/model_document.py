@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from textvae.data.batch import TokenChunk
+from textvae.data.batch import IGNORED, TokenChunk
 from textvae.data.collate import collate
 from textvae.data.document import EncodedDocument
 from textvae.evaluation.likelihood.sequential import LeafIncrement, UnitDraw
@@ -130,20 +130,20 @@ class ModelDocument:
             vectors = [*(state.vectors if first < leaf else []), decoder.conditioner(z)]
         tokens = torch.cat([self._tokens(sentence) for sentence in sentences])
         place = torch.cat([torch.full_like(self._tokens(s), s - first) for s in sentences])
-        own = len(self._tokens(leaf))
         scores = []
         for slots in torch.arange(state.count, device=tokens.device).split(
             max(1, self.model.layout.chunk_tokens // len(tokens))
         ):
-            chunk = TokenChunk(
+            chunk = TokenChunk.of(
                 ids=self._inputs(tokens).expand(len(slots), -1),
                 sentence=torch.arange(len(slots), device=tokens.device)[:, None] * len(sentences) + place,
-                token=tokens.expand(len(slots), -1),
+                token=torch.where(place == leaf - first, tokens, IGNORED).expand(len(slots), -1),
             )
             stacked = torch.stack([v[:, slots] for v in vectors], dim=2).flatten(1, 2) if vectors else None
             log_prob, logits = decoder.score_chunk(chunk, stacked, None, self.batch.tokens)
-            structure = StructureScores(logits[:, -1], self.decoder_labels[leaf].expand(len(slots), -1))
-            scores.append(log_prob[:, -own:].sum(-1) + structure.log_prob)
+            at_end = logits.unflatten(0, (len(slots), -1))[:, -1]
+            structure = StructureScores(at_end, self.decoder_labels[leaf].expand(len(slots), -1))
+            scores.append(log_prob.view(len(slots), -1).sum(-1) + structure.log_prob)
         return torch.cat(scores), vectors
 
     def _tokens(self, sentence: int) -> Tensor:
