@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from textvae.config import Config, parse, to_dict
+from textvae.build import build_model
+from textvae.config import Config, ModelConfig, parse, to_dict
 from textvae.config_file import load_config
 from textvae.data.prepare.pipeline import PrepareOptions, prepare
+from textvae.data.text.processor import DocumentProcessor
 from textvae.runs import RunFolder, load_run
 from textvae.training.loop import train
 
@@ -47,8 +49,25 @@ def sentences(prepared: Path, encoder_folder: str, decoder_folder: str, tmp_path
 
 
 @pytest.fixture(scope="module")
+def pretrained(
+    settings: Callable[..., ModelConfig],
+    make_processor: Callable[[], DocumentProcessor],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A decoder of a family that adapters know, as deep as what conditions some of its blocks needs."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    deep = settings(model_type="llama", architecture={"num_hidden_layers": 4})
+    build_model(deep, make_processor()).decoder.backbone.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def trained(
-    prepared: Path, sentences: Path, encoder_backbone: str, tmp_path_factory: pytest.TempPathFactory
+    prepared: Path,
+    sentences: Path,
+    encoder_backbone: str,
+    pretrained: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[[str], Path]:
     """Name of a configuration -> its run, after one step; what it starts from is trained first, in the same way."""
     runs: dict[str, Path] = {}
@@ -58,7 +77,9 @@ def trained(
         if name not in runs:
             full = load_config(CONFIGS[name])
             decoder, start = full.model.decoder.name, full.train.start_from
-            changes = [f"model.decoder.name={run(Path(decoder).name)}"] if decoder else []
+            # What is no run is a pretrained decoder.
+            own_run = decoder is not None and Path(decoder).name in CONFIGS
+            changes = [f"model.decoder.name={run(Path(decoder).name) if own_run else pretrained}"] if decoder else []
             changes += [f"train.start_from={run(Path(start).name)}"] if start else []
             if full.model.decoder.architecture:
                 changes += [f"model.decoder.architecture.{size}" for size in SMALL_GPT2]
