@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import pickle
 import shutil
@@ -25,7 +26,7 @@ from training_runs import Settings, assert_same_run, configured, records
 from textvae.config import Config, ModelConfig, to_dict
 from textvae.runs import RunFolder, load_run
 from textvae.training.loop import Progress, train
-from textvae.training.objective import Objective
+from textvae.training.objective import ElboTerms, elbo_terms
 from textvae.training.output import RunOutput
 from textvae.training.state_file import read_state, write_state
 from textvae.training.stopping import TrainingStopped
@@ -245,12 +246,14 @@ def test_a_step_that_is_not_finite_is_left_out(whole: Config, tmp_path: Path, mo
     """Weights and controllers are as if the step had not been; the next record counts it."""
     config = replace(whole, train=replace(whole.train, output=str(tmp_path / "run"), steps=3))
     weights: list[dict[str, torch.Tensor]] = []
-    loss, log = Objective.loss, Progress.log
+    log = Progress.log
     calls = iter(range(100))
 
-    def broken(self: Objective, *rest: Any) -> torch.Tensor:
-        value = loss(self, *rest)
-        return value * float("nan") if next(calls) == 1 else value
+    def broken(*given: Any) -> ElboTerms:
+        terms = elbo_terms(*given)
+        nan = float("nan") if next(calls) == 1 else 1.0
+        rates = {name: rate * nan for name, rate in terms.rate_by_dimension.items()}
+        return replace(terms, distortion_tokens=terms.distortion_tokens * nan, rate_by_dimension=rates)
 
     def noted(self: Progress, step: int, *rest: Any) -> None:
         log(self, step, *rest)
@@ -259,11 +262,12 @@ def test_a_step_that_is_not_finite_is_left_out(whole: Config, tmp_path: Path, mo
     kept: list[torch.nn.Module] = []
     begin = Progress.begin
     monkeypatch.setattr(Progress, "begin", lambda self, f, m, d: (kept.append(m), begin(self, f, m, d))[1])
-    monkeypatch.setattr(Objective, "loss", broken)
+    monkeypatch.setattr("textvae.training.loop.elbo_terms", broken)
     monkeypatch.setattr(Progress, "log", noted)
     train(config)
     assert [record["step"] for record in records(tmp_path / "run")] == [1, 3]
     assert [record["skipped_steps"] for record in records(tmp_path / "run")] == [0, 1]
+    assert all(math.isfinite(beta) for beta in records(tmp_path / "run")[1]["beta"].values())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert not all(torch.equal(weights[1][name], weights[2][name]) for name in weights[0])
 
