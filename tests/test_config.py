@@ -22,6 +22,15 @@ def test_file_goes_over_defaults_and_overrides_over_the_file(tmp_path: Path) -> 
     assert config.train.seed == Config().train.seed
 
 
+def test_no_is_a_word(tmp_path: Path) -> None:
+    """YAML 1.1 reads it as false."""
+    path = written(tmp_path, "train: {mixed_precision: no, resume: true}")
+    assert load_config(path).train.mixed_precision == "no"
+    assert load_config(path).train.resume is True
+    assert load_config(path, ["train.mixed_precision=bf16"]).train.mixed_precision == "bf16"
+    assert load_config(written(tmp_path, ""), ["train.mixed_precision=no"]).train.mixed_precision == "no"
+
+
 def test_the_run_is_named_after_the_file(tmp_path: Path) -> None:
     path = written(tmp_path, "train: {steps: 7}")
     assert load_config(path).train.output == str(Path("runs") / "run")

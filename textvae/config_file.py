@@ -8,6 +8,7 @@ the list says which levels there are, and each takes what it does not state from
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -20,6 +21,23 @@ from textvae.config import Config, LevelConfig, ModelConfig, parse, to_dict
 BASE = "base"
 NOT_INHERITED = ("output", "resume")
 """Of `train`: two configurations do not write into one run folder."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Of YAML 1.2: `no`, `off`, `yes` and `on` are words, not truth values (`train.mixed_precision: no`)."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+
+
+def _load(text: str) -> Any:
+    return yaml.load(text, _Loader)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -64,7 +82,7 @@ def read_values(path: Path, inside: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 def _read_yaml(path: Path, inside: tuple[Path, ...]) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        values = _load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
         wanted = f", the base of {inside[-1]}," if inside else ""
         raise ValueError(f"configuration file {path}{wanted} does not exist") from None
@@ -103,7 +121,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
     if not separator or not key:
         raise ValueError(f"override '{override}' is not of the form section.key=value")
     try:
-        value = yaml.safe_load(text)
+        value = _load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"override '{override}' is not valid YAML: {' '.join(str(error).split())}") from None
     *parents, last = key.split(".")
