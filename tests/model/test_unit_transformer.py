@@ -9,18 +9,24 @@ from textvae.model.unit_transformer import AttentionPool, UnitTransformer, segme
 WIDTH = 16
 
 
-def transformer(causal: bool, window: int = 64, layers: int = 2) -> UnitTransformer:
+KERNELS = ("sdpa", "eager")
+
+
+def transformer(causal: bool, window: int = 64, layers: int = 2, kernel: str = "sdpa") -> UnitTransformer:
     torch.manual_seed(0)
-    return UnitTransformer(UnitConfig(WIDTH, layers, 2, window), causal).eval()
+    built = UnitTransformer(UnitConfig(WIDTH, layers, 2, window), causal).eval()
+    built.backbone.set_attn_implementation(kernel)
+    return built
 
 
 def units(count: int) -> Tensor:
     return torch.randn(count, WIDTH, generator=torch.Generator().manual_seed(count))
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("causal", [True, False])
-def test_a_document_does_not_depend_on_who_shares_its_row(causal: bool) -> None:
-    model = transformer(causal)
+def test_a_document_does_not_depend_on_who_shares_its_row(causal: bool, kernel: str) -> None:
+    model = transformer(causal, kernel=kernel)
     parts = [units(count) for count in (9, 2, 5, 1, 3)]
     packed = pack([len(part) for part in parts])
     assert len(packed.segment) < len(parts), "some documents must share a row"
@@ -31,8 +37,9 @@ def test_a_document_does_not_depend_on_who_shares_its_row(causal: bool) -> None:
 
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("window", [1, 4, 64])
-def test_a_unit_is_seen_by_its_neighbours_within_the_window(window: int, causal: bool) -> None:
-    model = transformer(causal, window, layers=1)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_unit_is_seen_by_its_neighbours_within_the_window(kernel: str, window: int, causal: bool) -> None:
+    model = transformer(causal, window, layers=1, kernel=kernel)
     values, rows, changed = units(12), pack([12]), 5
     other = values.clone()
     other[changed] += 1
@@ -43,8 +50,9 @@ def test_a_unit_is_seen_by_its_neighbours_within_the_window(window: int, causal:
 
 
 @pytest.mark.parametrize("window", [3, 64])
-def test_steps_give_what_the_parallel_pass_gives(window: int) -> None:
-    model = transformer(causal=True, window=window)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_steps_give_what_the_parallel_pass_gives(kernel: str, window: int) -> None:
+    model = transformer(causal=True, window=window, kernel=kernel)
     parts = [units(11), units(11) + 1]
     cache = model.start()
     stepped = [model.step(torch.stack([part[n] for part in parts]), cache) for n in range(11)]
@@ -99,3 +107,10 @@ def test_every_parameter_is_used() -> None:
     model = transformer(causal=False)
     model(units(5), pack([5])).square().sum().backward()
     assert not [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+
+
+def test_a_kernel_that_takes_no_mask_is_refused() -> None:
+    model = transformer(causal=True)
+    model.backbone.config._attn_implementation = "flash_attention_2"  # set_attn_implementation wants it installed
+    with pytest.raises(ValueError, match=r"^attention kernel 'flash_attention_2' takes no mask .* 'eager'$"):
+        model(units(5), pack([5]))

@@ -1,5 +1,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import tiny
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from textvae.config import LevelConfig, ModelConfig
 from textvae.data.document import EncodedDocument
-from textvae.model.vae import DocumentVAE, check_levels
+from textvae.model.vae import DocumentVAE, TextVAEConfig, check_levels
 from textvae.training.objective import elbo_terms
 
 CONTEXTS = [("sentence", tiny.DOCUMENT), ("document", tiny.DOCUMENT), ("document", ()), ("paragraph", ("paragraph",))]
@@ -221,3 +222,43 @@ def test_levels_that_do_not_fit_the_data_are_named(levels: list[str], context: s
     settings = replace(settings, decoder=replace(settings.decoder, context=context))
     with pytest.raises(ValueError, match=message):
         check_levels(tiny.DOCUMENT, settings)
+
+
+@pytest.mark.parametrize("decoder", ["gpt2", "llama"])
+def test_every_attention_kernel_gives_the_same(decoder: str) -> None:
+    """Set on the whole model, it reaches the transformers over units."""
+    vae = tiny.model(decoder=decoder, context="document", context_dropout=0.5).train()
+    batch = tiny.batch_of(vae, tiny.documents())
+    found: list[dict[str, Tensor]] = []
+    for kernel in ("sdpa", "eager"):
+        vae.set_attn_implementation(kernel)
+        assert vae.hierarchy.levels["sentence"].siblings.backbone.config._attn_implementation == kernel
+        output = vae(batch, tiny.NOISE)
+        found.append({**output.hierarchy.z, "text": output.text.token_log_prob})
+    assert_same(*found)
+
+
+@pytest.mark.parametrize("context", ["sentence", "document"])
+def test_a_training_pass_never_waits_for_the_device(context: str) -> None:
+    """On the meta device there are shapes but no numbers: whatever the host would have to wait for raises. Features are
+    cached here, because transformers asks whether an encoder's mask hides anything."""
+    vae = tiny.model(context=context, word_dropout=0.1, context_dropout=0.1).to("meta").train()
+    batch = tiny.batch_of(vae, tiny.documents())
+    batch = replace(batch, features=torch.zeros(len(batch.levels[-1]), 32)).to(torch.device("meta"))
+    terms = elbo_terms(vae(batch, tiny.NOISE), batch)
+    terms.negative_elbo.sum().backward()
+
+
+def test_the_outer_configuration_is_no_text_configuration(tmp_path: Path) -> None:
+    config = tiny.config()
+    assert config.get_text_config() is config
+    assert config.get_text_config(decoder=True) is config
+    config.save_pretrained(tmp_path)
+    assert TextVAEConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
+
+
+def test_configurations_of_version_0_1_are_read() -> None:
+    config = tiny.config()
+    values = config.to_dict()
+    values |= {"encoder": values.pop("encoder_config"), "decoder": values.pop("decoder_config")}
+    assert TextVAEConfig(**values).to_dict() == config.to_dict()

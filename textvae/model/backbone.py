@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +21,12 @@ from textvae.model.masks import attention_mask
 def output_layer(backbone: PreTrainedModel) -> nn.Linear:
     """From the last hidden states to the logits."""
     layer = backbone.get_output_embeddings()
-    if not isinstance(layer, nn.Linear) or backbone.base_model is backbone:
+    if not hasattr(layer, "in_features") or backbone.base_model is backbone:
         raise ValueError(
             f"decoder {type(backbone).__name__} has no output layer of its own; choose a causal language model "
             "such as gpt2, SmolLM2 or Qwen3"
         )
-    return layer
+    return cast(nn.Linear, layer)  # or an adapter around one
 
 
 def output_logits(backbone: PreTrainedModel, states: Tensor) -> Tensor:
@@ -56,10 +57,10 @@ def check_logits(backbone: PreTrainedModel) -> None:
     """ValueError unless `output_logits` gives the backbone's own."""
     if backbone.device.type == "meta":  # weights come later; the model was checked when it was first built
         return
-    ids = _two_tokens(backbone)
+    embedded = _two_tokens(backbone)
     with _evaluating(backbone):
-        own = backbone(input_ids=ids, use_cache=False).logits.float()
-        states = backbone.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        own = backbone(inputs_embeds=embedded, use_cache=False).logits.float()
+        states = backbone.base_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
         ours = output_logits(backbone, states).float()
     if not torch.allclose(own, ours, rtol=1e-2, atol=1e-2 * float(own.abs().max())):
         raise ValueError(
@@ -73,11 +74,11 @@ def check_mask(backbone: PreTrainedModel) -> None:
     """ValueError unless the backbone keeps to a mask that hides one token from another."""
     if backbone.device.type == "meta":
         return
-    ids = torch.cat([_two_tokens(backbone), _two_tokens(backbone).flip(1)])
-    ids[:, 1] = ids[0, 1]  # rows differ in the hidden token only
-    visible = torch.eye(2, dtype=torch.bool, device=ids.device)[None, None].expand(2, -1, -1, -1)
-    positions = torch.arange(2, device=ids.device).expand(2, -1)
-    embedded = backbone.get_input_embeddings()(ids)
+    first, second = _two_tokens(backbone).split(1, dim=1)
+    # Rows that differ in the hidden token only.
+    embedded = torch.cat([torch.cat([first, second], dim=1), torch.cat([second, second], dim=1)])
+    visible = torch.eye(2, dtype=torch.bool, device=embedded.device)[None, None].expand(2, -1, -1, -1)
+    positions = torch.arange(2, device=embedded.device).expand(2, -1)
     mask = attention_mask(visible, backbone.config, embedded.dtype)
     try:
         with _evaluating(backbone):
@@ -101,7 +102,7 @@ def key_value_shape(backbone: PreTrainedModel) -> tuple[int, int, int]:
     """
     cache = DynamicCache(config=backbone.config)
     with _evaluating(backbone):
-        backbone.base_model(input_ids=_two_tokens(backbone), use_cache=True, **{cache_argument(backbone): cache})
+        backbone.base_model(inputs_embeds=_two_tokens(backbone), use_cache=True, **{cache_argument(backbone): cache})
     held = [(getattr(layer, "keys", None), getattr(layer, "values", None)) for layer in cache.layers]
     shapes = {None if part is None else (part.shape[1], part.shape[3]) for pair in held for part in pair}
     shape = shapes.pop() if len(shapes) == 1 else None
@@ -114,7 +115,8 @@ def key_value_shape(backbone: PreTrainedModel) -> tuple[int, int, int]:
 
 
 def _two_tokens(backbone: PreTrainedModel) -> Tensor:
-    return torch.arange(2, device=backbone.device)[None]
+    """[1, 2, H] embedded: transformers warns of ids that may be padding."""
+    return cast(Tensor, backbone.get_input_embeddings()(torch.arange(2, device=backbone.device)[None]))
 
 
 @contextmanager

@@ -173,7 +173,8 @@ class Decoder(nn.Module):
         vectors: [num_sites, R, H] for the sentence being written; `cache` moves on.
         """
         sentence = torch.arange(len(ids), device=ids.device)[:, None]
-        inputs: dict[str, Any] = {"input_ids": ids, self.cache_argument: cache}
+        embedded = self.backbone.get_input_embeddings()(ids)
+        inputs: dict[str, Any] = {"inputs_embeds": embedded, self.cache_argument: cache}
         if self.prefix is not None and vectors is not None:
             inputs |= self._after_prefix(self.sites.of_prefix(vectors), cache, ids)
         last = self._read(inputs | {"use_cache": True}, vectors, sentence)[:, -1:]

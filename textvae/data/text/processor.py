@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from huggingface_hub import hf_hub_download
+from huggingface_hub import snapshot_download
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from textvae.data.document import EncodedDocument, SourceDocument
@@ -209,16 +209,14 @@ class DocumentProcessor:
 
         Raises ValueError for a folder that holds none, OSError if the Hub does not give it.
         """
-        name = str(name_or_folder)
-        if Path(name).is_dir():
-            path = Path(name) / subfolder / PROCESSOR_FILE
-            if not path.is_file():
-                raise ValueError(f"'{path.parent}' holds no {PROCESSOR_FILE}: give a run folder or a prepared data set")
-        else:
-            path = Path(hf_hub_download(name, PROCESSOR_FILE, subfolder=subfolder, **hub))
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        encoder, decoder = (
-            AutoTokenizer.from_pretrained(name, subfolder=str(PurePosixPath(subfolder, folder)), **hub)
-            for folder in (ENCODER_FOLDER, DECODER_FOLDER)
-        )
+        root = Path(name_or_folder)
+        if not root.is_dir():
+            parts = (PROCESSOR_FILE, f"{ENCODER_FOLDER}/*", f"{DECODER_FOLDER}/*")
+            patterns = [str(PurePosixPath(subfolder, part)) for part in parts]
+            root = Path(snapshot_download(str(name_or_folder), allow_patterns=patterns, **hub))
+        folder = root / subfolder
+        if not (folder / PROCESSOR_FILE).is_file():
+            raise ValueError(f"'{folder}' holds no {PROCESSOR_FILE}: give a run folder or a prepared data set")
+        settings = json.loads((folder / PROCESSOR_FILE).read_text(encoding="utf-8"))
+        encoder, decoder = (AutoTokenizer.from_pretrained(folder / part) for part in (ENCODER_FOLDER, DECODER_FOLDER))
         return cls(encoder_tokenizer=encoder, decoder_tokenizer=decoder, **settings)
