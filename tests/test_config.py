@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -5,6 +6,7 @@ import yaml
 
 from textvae.config import Config, LevelConfig, ModelConfig, RatePolicy, to_dict
 from textvae.config_file import list_settings, load_config
+from textvae.model.vae import check_levels
 
 
 def written(folder: Path, text: str) -> Path:
@@ -205,3 +207,16 @@ def test_every_setting_is_listed_as_it_is_overridden(tmp_path: Path) -> None:
     after = load_config(path, [line for line in overrides if not line.startswith(("train.output", "objective.lev"))])
     assert after == before
     assert load_config(path, [*overrides]).objective.policy("a") == before.objective.default
+
+
+@pytest.mark.parametrize("name", ["keys", "type", "training", "sec.tion", "a/b", "..", "_own", "", "two words"])
+def test_a_level_whose_name_cannot_be_a_key_or_a_folder_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"a level cannot be called '{name}'")):
+        load_config(written(tmp_path, yaml.safe_dump({"model": {"levels": [{"name": name}]}})))
+    with pytest.raises(ValueError, match=re.escape(f"a level cannot be called '{name}'")):
+        check_levels((name, "sentence"), ModelConfig((LevelConfig("sentence"),)))
+
+
+@pytest.mark.parametrize("name", ["sub-section", "chapitre_é", "абзац", "level2"])
+def test_a_level_has_a_name_in_any_language(name: str) -> None:
+    assert LevelConfig(name).name == name
