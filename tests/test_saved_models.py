@@ -13,7 +13,7 @@ from transformers import modeling_utils
 from transformers.utils import hub
 
 from textvae.text_vae import HierarchicalTextVAE
-from textvae.writing.plan import SamplingOptions
+from textvae.writing.options import SamplingOptions
 
 TEXT = "The harbour lay quiet. A single boat moved out.\n\nOld Marta watched it."
 LEVELS = ("document", "paragraph", "sentence")

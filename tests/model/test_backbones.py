@@ -16,7 +16,8 @@ from transformers import AutoConfig, DynamicCache, GPT2Config, GPT2LMHeadModel
 from textvae.model.vae import DocumentVAE
 from textvae.training.objective import elbo_terms
 from textvae.writing.decode import write_documents
-from textvae.writing.plan import DocumentPlan, SamplingOptions
+from textvae.writing.options import SamplingOptions
+from textvae.writing.plan import open_plan
 
 SPECIAL = {"vocab_size": tiny.VOCABULARY, "pad_token_id": tiny.PAD, "bos_token_id": None, "eos_token_id": None}
 BLOCKS = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "initializer_range": 0.3}
@@ -140,7 +141,7 @@ def test_every_decoder_works_throughout(family: str, prefix_length: int, tmp_pat
     assert_copies_score_the_same(vae, tmp_path)
     learns(vae, "decoder.conditioner.output.weight", "hierarchy.levels.document.posterior.0.weight")
     options = SamplingOptions(max_sentence_tokens=4, max_children=2)
-    (written,) = write_documents(vae, [DocumentPlan()], options, torch.Generator().manual_seed(0))
+    (written,) = write_documents(vae, [open_plan(vae.config.hierarchy)], options, seed=0)
     assert len(written.sentences) == sum(written.structure[-1])
     assert_steps_score_as_the_parallel_pass(model(family, levels=("document",), prefix_length=prefix_length))
 
@@ -210,7 +211,7 @@ def test_backbones_in_half_precision_and_latents_in_float32(family: str, dtype: 
     torch.testing.assert_close(ours.text.token_log_prob, theirs.text.token_log_prob, **close)
     torch.testing.assert_close(ours.text.structure.logits, theirs.text.structure.logits, **close)
     options = SamplingOptions(max_sentence_tokens=4, max_children=2)
-    assert write_documents(half, [DocumentPlan()], options, torch.Generator().manual_seed(0))[0].sentences
+    assert write_documents(half, [open_plan(half.config.hierarchy)], options, seed=0)[0].sentences
 
 
 def test_a_backbone_that_was_another_decoders_is_conditioned_once() -> None:
