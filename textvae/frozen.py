@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from textvae.config import LoraConfig, ModelConfig
+from textvae.damage import read_json_object
 from textvae.model.adapter import base_name, digest, frozen_weights, set_trainable, tied_weights
 from textvae.model.encoder import load_encoder
 from textvae.model.vae import DocumentVAE, TextVAEConfig
@@ -90,11 +89,12 @@ def origin(name: str, lora: LoraConfig | None) -> str:
 
 
 def run_settings(name: str) -> ModelConfig | None:
-    """The model section of the textvae run in folder `name`; None where there is none."""
+    """The model section of the textvae run in folder `name`; None where there is none. Raises ValueError for a damaged
+    one."""
     path = Path(name) / "config.json"
     if not path.is_file():
         return None
-    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    values = read_json_object(path, "give a folder whose model is whole")
     return TextVAEConfig(**values).model_config if values.get("model_type") == TextVAEConfig.model_type else None
 
 

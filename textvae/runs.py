@@ -56,6 +56,7 @@ class RunFolder:
     """Files of one run.
 
     RUN/                           best model so far (Hugging Face layout, with its processor)
+    RUN/checksums.json             SHA-256 of the model's files; where they are being replaced, of the old ones, too
     RUN/config.yaml                resolved training configuration
     RUN/versions.json              package versions
     RUN/metrics.jsonl              one JSON object a line

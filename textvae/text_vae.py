@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,10 +14,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from textvae.atomic import write_text
+from textvae.damage import CHECKSUMS_FILE, checksums, read_json_object, reading, verify
 from textvae.data.batch import DocumentBatch
 from textvae.data.collate import collate
 from textvae.data.document import EncodedDocument, SourceDocument
-from textvae.data.text.processor import DocumentProcessor
+from textvae.data.text.processor import DECODER_FOLDER, ENCODER_FOLDER, PROCESSOR_FILE, DocumentProcessor
 from textvae.frozen import references, restore_frozen, without_frozen
 from textvae.model.noise import KeyedNoise
 from textvae.model.vae import DocumentVAE, TextVAEConfig
@@ -44,6 +47,8 @@ RENAMED_WEIGHTS = {
     r"^decoder\.unigram$": "decoder.topic_head.unigram",
 }
 """What runs of version 0.1 call them."""
+_AGAIN = "save the model again, or take up its run with train.resume=true"
+_EDITED = f"put it back, or remove {CHECKSUMS_FILE} beside the model if it was changed on purpose"
 
 
 @dataclass(frozen=True)
@@ -103,10 +108,19 @@ class HierarchicalTextVAE(DocumentVAE):
     def from_pretrained(cls, name: str | os.PathLike[str], *args: Any, **kwargs: Any) -> HierarchicalTextVAE:  # type: ignore[override]
         """A run folder or a Hub name; brings the tokenizers along, from the same revision.
 
-        `dtype` is that of the encoder and the decoder; latents and what they are made of stay float32.
+        `dtype` is that of the encoder and the decoder; latents and what they are made of stay float32. Raises
+        ValueError for a folder with a damaged file or without some of the weights, OSError as Hugging Face does.
         """
         kwargs["key_mapping"] = RENAMED_WEIGHTS | (kwargs.get("key_mapping") or {})
-        model = super().from_pretrained(name, *args, **kwargs)
+        folder = Path(name)
+        if (folder / CHECKSUMS_FILE).is_file():
+            verify(folder, read_json_object(folder / CHECKSUMS_FILE, _EDITED), _EDITED)
+        with reading(folder, _AGAIN):
+            model, loaded = super().from_pretrained(name, *args, **kwargs, output_loading_info=True)
+            elsewhere = tuple(f"{part}.backbone." for part in model.config.references)
+            missing = sorted(key for key in loaded["missing_keys"] if not key.startswith(elsewhere))
+            if missing:
+                raise ValueError(f"{len(missing)} weights are missing, the first is {missing[0]}")
         restore_frozen(model, model.config.references)
         of_hub = {key: kwargs[key] for key in HUB_ARGUMENTS if kwargs.get(key) is not None}
         model._processor = DocumentProcessor.from_pretrained(name, **of_hub)
@@ -122,6 +136,7 @@ class HierarchicalTextVAE(DocumentVAE):
         self.config.references = references(self)
         super().save_pretrained(save_directory, *args, **{"state_dict": without_frozen(self), **kwargs})
         self.processor.save_pretrained(save_directory)
+        write_text(Path(save_directory) / CHECKSUMS_FILE, json.dumps(_described(Path(save_directory)), indent=2) + "\n")
         if wants_push:
             self.push_to_hub(**({"repo_id": Path(save_directory).name} | of_push))
 
@@ -213,3 +228,9 @@ class HierarchicalTextVAE(DocumentVAE):
         paragraphs = [self.processor.join(document.sentences[start:end]) for start, end in pairwise(ends)]
         sentences = [self.processor.join([ids]) for ids in document.sentences]
         return GeneratedDocument("\n\n".join(paragraphs), sentences, document.structure, document.plan)
+
+
+def _described(folder: Path) -> dict[str, str]:
+    """Checksums of all that a saved model consists of."""
+    patterns = ("config.json", "*.safetensors*", PROCESSOR_FILE, f"{ENCODER_FOLDER}/*", f"{DECODER_FOLDER}/*")
+    return checksums(folder, (file for pattern in patterns for file in folder.glob(pattern)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,9 +11,9 @@ from typing import Any
 
 import datasets
 import numpy as np
-import pyarrow
 from transformers import PreTrainedTokenizerBase
 
+from textvae.damage import read_json_object, reading, verify
 from textvae.data.document import EncodedDocument
 from textvae.data.fingerprint import DataFingerprint, EncoderFingerprint, data_fingerprint
 from textvae.data.plan import spread
@@ -86,21 +85,26 @@ class PreparedSplit:
 
 
 def load_prepared(folder: str | os.PathLike[str], split: str) -> PreparedSplit:
-    """One split of what `prepare` wrote. Raises ValueError if the folder is incomplete or lacks the split."""
+    """One split of what `prepare` wrote. Raises ValueError if the folder is incomplete or lacks the split, and for a
+    file that is not as it was written."""
     folder = Path(folder)
     remedy = f"prepare it again: textvae prepare SOURCE --out {folder}"
     if not (folder / METADATA_FILE).is_file():
         raise ValueError(f"'{folder}' is no complete prepared data set, it has no {METADATA_FILE}; {remedy}")
-    described = json.loads((folder / METADATA_FILE).read_text(encoding="utf-8"))
-    if split not in described["splits"]:
-        raise ValueError(f"'{folder}' has no split '{split}'; it has {', '.join(described['splits'])}")
-    try:
+    described = read_json_object(folder / METADATA_FILE, remedy)
+    with reading(folder / METADATA_FILE, remedy):
+        splits = {name: int(counts["sections"]) for name, counts in described["splits"].items()}
+        others = splits.keys() - {split}
+        # Data that were prepared by an earlier version have none.
+        known = described.get("files", {}).items()
+        files = {name: sha256 for name, sha256 in known if Path(name).parts[0] not in others}
+    if split not in splits:
+        raise ValueError(f"'{folder}' has no split '{split}'; it has {', '.join(splits)}")
+    verify(folder, files, remedy)
+    with reading(folder / split, remedy):
         rows = datasets.load_from_disk(str(folder / split))
-    except (FileNotFoundError, pyarrow.ArrowInvalid) as error:
-        raise ValueError(f"split '{split}' of '{folder}' is damaged ({error}); {remedy}") from None
-    expected = described["splits"][split]["sections"]
-    if len(rows) != expected:
-        raise ValueError(f"split '{split}' of '{folder}' has {len(rows)} rows, not {expected}; {remedy}")
+    if len(rows) != splits[split]:
+        raise ValueError(f"split '{split}' of '{folder}' has {len(rows)} rows, not {splits[split]}; {remedy}")
     arrays = [name for name in (*ARRAYS, "features") if name in rows.column_names]
     rows = rows.with_format("numpy", columns=arrays, output_all_columns=True)
     counts = folder / WORD_COUNTS_FILE

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
+from textvae.damage import sha256_of
 from textvae.data.batch import DocumentBatch
 from textvae.data.dataset import Documents
 from textvae.data.document import EncodedDocument
@@ -49,15 +51,20 @@ def embed_corpus(
         shutil.rmtree(partial, ignore_errors=True)  # of an embedding that was killed
         partial.mkdir(parents=True)
     process.wait_for_everyone()
-    parts: list[dict[str, Moments]] = gather_object([_write_shard(model, documents, partial, batch_tokens, process)])
-    totals = {name: reduce(add, (part[name] for part in parts)) for name in model.level_names}
+    parts: list[dict[str, Shard]] = gather_object([_write_shard(model, documents, partial, batch_tokens, process)])
+    totals = {name: reduce(add, (part[name].moments for part in parts)) for name in model.level_names}
     description = IndexDescription(
         format=FORMAT,
         model=ModelOrigin.of(run, out),
         documents=len(documents),
         sources=documents.num_sources,
         levels={
-            name: LevelDescription([part[name].count for part in parts], total.mean.tolist(), total.std.tolist())
+            name: LevelDescription(
+                [part[name].moments.count for part in parts],
+                total.mean.tolist(),
+                total.std.tolist(),
+                [part[name].sha256 for part in parts],
+            )
             for name, total in totals.items()
         },
     )
@@ -68,9 +75,17 @@ def embed_corpus(
     return description
 
 
+@dataclass(frozen=True)
+class Shard:
+    """What is known of one process's rows of one level."""
+
+    moments: Moments
+    sha256: str
+
+
 def _write_shard(
     model: HierarchicalTextVAE, documents: Documents, folder: Path, batch_tokens: int, process: PartialState
-) -> dict[str, Moments]:
+) -> dict[str, Shard]:
     """Of every level."""
     with ExitStack() as stack:
         writers = {
@@ -96,7 +111,7 @@ def _write_shard(
             purpose="embeddings",
         ):
             _write_group(model, group, writers)
-        return {name: writer.moments for name, writer in writers.items()}
+    return {name: Shard(writer.moments, sha256_of(writer.path)) for name, writer in writers.items()}
 
 
 @torch.no_grad()

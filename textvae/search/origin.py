@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download
+
+from textvae.damage import sha256_of
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -71,5 +72,4 @@ def weights_sha256(run: str) -> str:
         if Path(run).is_dir() or run.startswith((".", "/")) or run.count("/") > 1:
             raise ValueError(f"there is no model in '{run}': it has no {WEIGHTS_FILE}")
         path = Path(hf_hub_download(run, WEIGHTS_FILE))
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(path)

@@ -20,10 +20,11 @@ import pyarrow
 import pyarrow.compute
 from pydantic import Field, NonNegativeInt, TypeAdapter, ValidationError
 
+from textvae.damage import verify
 from textvae.search.origin import ModelOrigin
 
 INDEX_FILE = "index.json"
-FORMAT = 2
+FORMAT = 3
 _LEVEL_NAME = re.compile(r"\w[\w-]*")
 
 Numbers = Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=1)]
@@ -52,6 +53,8 @@ class LevelDescription:
     """[Z] of the embeddings of all units."""
     std: Numbers
     """[Z] their standard deviation; zero where there is but one."""
+    sha256: list[str]
+    """Of every shard."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +90,11 @@ class IndexDescription:
             # Names are folders: those of a foreign index must not lead out of it.
             if not _LEVEL_NAME.fullmatch(name):
                 raise ValueError(f"'{path}' names a level {name!r}, which is no name of a level; {again}")
-            if len(level.mean) != len(level.std):
-                raise ValueError(f"'{path}' is damaged (levels.{name}: mean and std differ in length); {again}")
+            for one, other in (("mean", "std"), ("units", "sha256")):
+                if len(getattr(level, one)) != len(getattr(level, other)):
+                    raise ValueError(
+                        f"'{path}' is damaged (levels.{name}: {one} and {other} differ in length); {again}"
+                    )
         return found
 
     def write(self, folder: Path) -> None:
@@ -133,7 +139,9 @@ class ShardWriter:
         folder.mkdir(parents=True, exist_ok=True)
         self.schema = unit_schema(size)
         self.moments = Moments.of(np.empty((0, size)))
-        self._stream = pyarrow.ipc.new_stream(str(_shard(folder, process, num_processes)), self.schema)
+        self.path = _shard(folder, process, num_processes)
+        self._file = pyarrow.OSFile(str(self.path), "wb")
+        self._stream = pyarrow.ipc.new_stream(self._file, self.schema)
 
     def write(self, embeddings: np.ndarray, columns: Mapping[str, Sequence[Any]]) -> None:
         """embeddings: [R, Z] in float32; columns: the others of the schema."""
@@ -145,6 +153,7 @@ class ShardWriter:
 
     def close(self) -> None:
         self._stream.close()
+        self._file.close()
 
 
 def read_level(folder: Path, index: IndexDescription, name: str) -> pyarrow.Table:
@@ -157,6 +166,7 @@ def read_level(folder: Path, index: IndexDescription, name: str) -> pyarrow.Tabl
     parts = []
     for number, count in enumerate(level.units):
         path = _shard(folder / name, number, len(level.units))
+        verify(folder, {path.relative_to(folder).as_posix(): level.sha256[number]}, "make it again with textvae embed")
         try:
             with pyarrow.memory_map(str(path)) as file:
                 table = pyarrow.ipc.open_stream(file).read_all()

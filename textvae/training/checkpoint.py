@@ -10,7 +10,6 @@ Nothing in them is pickled: to resume a stranger's run folder runs no code of it
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
@@ -25,11 +24,10 @@ from accelerate import Accelerator
 from torch import nn
 
 from textvae.atomic import partial, remove, remove_partial, sync, write_text
+from textvae.damage import CHECKSUMS_FILE, checksums, sha256_of
 from textvae.data.fingerprint import DataFingerprint
 from textvae.runs import LATEST, RunFolder
 from textvae.training.state_file import read_state, write_state
-
-CHECKSUMS = "checksums.json"
 
 
 class Stateful(Protocol):
@@ -80,7 +78,7 @@ class Checkpoints:
             write_state(aside / "training.safetensors", {**facts, "states": states})
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            write_text(aside / CHECKSUMS, json.dumps({file.name: _checksum(file) for file in sorted(aside.iterdir())}))
+            write_text(aside / CHECKSUMS_FILE, json.dumps(checksums(aside, aside.iterdir())))
             for file in aside.iterdir():
                 sync(file)
             os.replace(aside, whole)
@@ -145,18 +143,13 @@ def _read(file: Path) -> Any:
     """A state whose file is as it was written; ValueError otherwise."""
     remedy = f"remove {file.parent} to resume from the checkpoint before it"
     try:
-        expected = json.loads((file.parent / CHECKSUMS).read_bytes())[file.name]
-        found = _checksum(file)
+        expected = json.loads((file.parent / CHECKSUMS_FILE).read_bytes())[file.name]
+        found = sha256_of(file)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file.parent} is damaged ({' '.join(str(error).split())}); {remedy}") from None
     if found != expected:
         raise ValueError(f"{file} is damaged, it has not its SHA-256; {remedy}")
     return read_state(file)
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _random_state(device: torch.device) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import yaml
 
 from textvae.atomic import partial, publish, remove_partial, write_text
 from textvae.config import Config, to_dict
+from textvae.damage import CHECKSUMS_FILE, sha256_of
 from textvae.runs import RunFolder, changed_settings, versions
 from textvae.text_vae import HierarchicalTextVAE
 
@@ -76,6 +77,11 @@ class RunOutput:
         """Replace the run's model. Of one run only the weights change, so that a kill leaves the old model or the
         new."""
         remove_partial(self.folder.path)
-        aside = partial(self.folder.path / "model")
+        aside, replaced = partial(self.folder.path / "model"), self.folder.path / WEIGHTS
         model.save_pretrained(aside, max_shard_size=ONE_FILE)
+        if replaced.exists():
+            # Until they are replaced, after the checksums, those of the old weights are right, too.
+            described = json.loads((aside / CHECKSUMS_FILE).read_bytes())
+            described[WEIGHTS] += f" {sha256_of(replaced)}"
+            write_text(aside / CHECKSUMS_FILE, json.dumps(described, indent=2) + "\n")
         publish(aside, self.folder.path, last=WEIGHTS)

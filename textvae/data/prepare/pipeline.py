@@ -17,6 +17,7 @@ import datasets
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from textvae.damage import checksums
 from textvae.data.dataset import METADATA_FILE, WORD_COUNTS_FILE, count_words
 from textvae.data.fingerprint import EncoderFingerprint
 from textvae.data.prepare.stages import FeatureFunction, add_features, count_rows, encode_rows
@@ -164,5 +165,6 @@ def _write_metadata(
         "features": None if encoder is None else asdict(encoder),
         "passed_over": [asdict(entry) for entry in summary.passed_over],
         "splits": {split: asdict(counts) for split, counts in summary.splits.items()},
+        "files": checksums(folder, (path for path in folder.rglob("*") if path.is_file())),
     }
     (folder / METADATA_FILE).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -14,6 +14,7 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from textvae.damage import read_json_object, reading
 from textvae.data.document import EncodedDocument, SourceDocument
 from textvae.data.text.join import join_tokens
 from textvae.data.text.segmentation import cut_evenly
@@ -22,6 +23,7 @@ from textvae.data.text.tree import Tree, TreeBuilder, cut_sections, lowest_paren
 PROCESSOR_FILE = "processor.json"
 ENCODER_FOLDER = "encoder_tokenizer"
 DECODER_FOLDER = "decoder_tokenizer"
+_REMEDY = "put back the file as it was saved, or save or prepare it again"
 # Below this, one character (four bytes, each a token, and the encoder's special tokens) may not fit.
 _SHORTEST_LIMIT = 8
 
@@ -207,16 +209,20 @@ class DocumentProcessor:
         """The processor in a run, in a prepared data set, or in a Hub repository of that name; `hub` says which of the
         Hub's: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`.
 
-        Raises ValueError for a folder that holds none, OSError if the Hub does not give it.
+        Raises ValueError for a folder that holds none or a damaged one, OSError if the Hub does not give it.
         """
         root = Path(name_or_folder)
         if not root.is_dir():
             parts = (PROCESSOR_FILE, f"{ENCODER_FOLDER}/*", f"{DECODER_FOLDER}/*")
             patterns = [str(PurePosixPath(subfolder, part)) for part in parts]
             root = Path(snapshot_download(str(name_or_folder), allow_patterns=patterns, **hub))
-        folder = root / subfolder
-        if not (folder / PROCESSOR_FILE).is_file():
-            raise ValueError(f"'{folder}' holds no {PROCESSOR_FILE}: give a run folder or a prepared data set")
-        settings = json.loads((folder / PROCESSOR_FILE).read_text(encoding="utf-8"))
-        encoder, decoder = (AutoTokenizer.from_pretrained(folder / part) for part in (ENCODER_FOLDER, DECODER_FOLDER))
-        return cls(encoder_tokenizer=encoder, decoder_tokenizer=decoder, **settings)
+        path = root / subfolder / PROCESSOR_FILE
+        if not path.is_file():
+            raise ValueError(f"'{path.parent}' holds no {PROCESSOR_FILE}: give a run folder or a prepared data set")
+        settings = read_json_object(path, _REMEDY)
+        tokenizers = []
+        for folder in (ENCODER_FOLDER, DECODER_FOLDER):
+            with reading(path.parent / folder, _REMEDY):
+                tokenizers.append(AutoTokenizer.from_pretrained(path.parent / folder))
+        with reading(path, _REMEDY):
+            return cls(tuple(settings.pop("hierarchy")), *tokenizers, **settings)
