@@ -116,7 +116,8 @@ class HierarchicalTextVAE(DocumentVAE):
         if (folder / CHECKSUMS_FILE).is_file():
             verify(folder, read_json_object(folder / CHECKSUMS_FILE, _EDITED), _EDITED)
         with reading(folder, _AGAIN):
-            model, loaded = super().from_pretrained(name, *args, **kwargs, output_loading_info=True)
+            found: Any = super().from_pretrained(name, *args, **kwargs, output_loading_info=True)
+            model, loaded = found
             elsewhere = tuple(f"{part}.backbone." for part in model.config.references)
             missing = sorted(key for key in loaded["missing_keys"] if not key.startswith(elsewhere))
             if missing:

@@ -334,7 +334,8 @@ def test_two_processes_resume_as_two(prepared: Path, settings: Settings, tmp_pat
         config = configured(prepared, tmp_path / name, model, **{**OPTIONS, "micro_batch_tokens": 150})
         paths.append(tmp_path / f"{name}.yaml")
         paths[-1].write_text(yaml.safe_dump(to_dict(config)), encoding="utf-8")
-    launch(2, *(["train.py", "--config", str(path)] for path in paths))
+    for path in paths:
+        launch(2, ["train.py", "--config", str(path)])
     folder = RunFolder(tmp_path / "broken")
     assert len(list(folder.step_folder(6).glob("process-*"))) == 2
     shutil.rmtree(folder.step_folder(7))

@@ -220,7 +220,7 @@ class DocumentProcessor:
         if not path.is_file():
             raise ValueError(f"'{path.parent}' holds no {PROCESSOR_FILE}: give a run folder or a prepared data set")
         settings = read_json_object(path, _REMEDY)
-        tokenizers = []
+        tokenizers: list[Any] = []
         for folder in (ENCODER_FOLDER, DECODER_FOLDER):
             with reading(path.parent / folder, _REMEDY):
                 tokenizers.append(AutoTokenizer.from_pretrained(path.parent / folder))
