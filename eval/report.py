@@ -41,7 +41,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    trained = read_run(arguments.run)
     options = ReportOptions(
         shlex.join(["python", *sys.argv]),
         data=arguments.data,
@@ -52,6 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
         latents=arguments.latents,
         perplexity=tuple(arguments.perplexity),
     )
+    trained = read_run(arguments.run)
     options.data_of(trained)
     report = make_report(trained, load_model(arguments, arguments.run), options)
     out = Path(arguments.out or trained.path / "report.html")

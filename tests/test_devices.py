@@ -64,8 +64,8 @@ def test_the_second_of_two_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_run_is_loaded_in_the_numbers_that_were_asked_for(make_run: Callable[..., str]) -> None:
     run = make_run(*DOCUMENT)
-    assert load_run(run).dtype == torch.float32
-    assert load_run(run, "cpu", torch.bfloat16).dtype == torch.bfloat16
+    assert load_run(run).decoder.backbone.dtype == torch.float32
+    assert load_run(run, "cpu", torch.bfloat16).decoder.backbone.dtype == torch.bfloat16
     assert not load_run(run, dtype=torch.bfloat16).training
 
 

@@ -33,6 +33,10 @@ class ReportOptions:
     perplexity: tuple[str, ...] = ()
     """What eval/perplexity.py wrote; empty: measured."""
 
+    def __post_init__(self) -> None:
+        if self.limit < 3:
+            raise ValueError(f"--limit {self.limit} is too few: a map of the documents needs three")
+
     def data_of(self, run: TrainedRun) -> str:
         """Raises ValueError when the run's data have gone and no others are named."""
         if self.data is None and not Path(run.data).exists():
@@ -43,9 +47,7 @@ class ReportOptions:
 
 
 def make_report(run: TrainedRun, model: HierarchicalTextVAE, options: ReportOptions) -> Report:
-    """Raises ValueError for a limit below 3, and for results or data that cannot be read or are another model's."""
-    if options.limit < 3:
-        raise ValueError(f"--limit {options.limit} is too few: a map of the documents needs three")
+    """Raises ValueError for results or data that cannot be read or are another model's."""
     perplexities = [Sourced(read_perplexity(file), file) for file in options.perplexity]
     latents = None
     if options.latents:
