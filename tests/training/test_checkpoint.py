@@ -24,6 +24,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from training_runs import Settings, assert_same_run, configured, records
 
 from textvae.config import Config, ModelConfig, to_dict
+from textvae.damage import checksums
+from textvae.data.dataset import METADATA_FILE
 from textvae.runs import RunFolder, load_run
 from textvae.training.loop import Progress, train
 from textvae.training.objective import ElboTerms, elbo_terms
@@ -161,6 +163,9 @@ def test_other_data_are_refused(prepared: Path, stopped: Config, tmp_path: Path)
         other = rows.map(lambda row: {"id": row["id"] + "x"})
         shutil.rmtree(tmp_path / "copy" / split)
         other.save_to_disk(str(tmp_path / "copy" / split))
+    described = json.loads((tmp_path / "copy" / METADATA_FILE).read_bytes())
+    described["files"] = checksums(tmp_path / "copy", (tmp_path / "copy").glob("*/*"))
+    (tmp_path / "copy" / METADATA_FILE).write_text(json.dumps(described), encoding="utf-8")
     with pytest.raises(ValueError, match=r"was trained on other data: its train split had \d+ rows, \d+ tokens"):
         train(resuming(copied))
 
