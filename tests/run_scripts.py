@@ -1,19 +1,30 @@
 """Runs scripts of the repository, in this process or in several.
 
-Started as a script, by `launch`, it runs one script after the other: starting takes longer than they do.
+Started as a script, by `launch`, it runs one script after the other: starting takes longer than they do. `forked` does
+without `accelerate launch`, and its processes import nothing: a server that has imported everything forks them.
 """
 
 import json
+import multiprocessing
 import os
 import runpy
+import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
+SECONDS = 240
+"""After which processes are thought to wait for each other for ever."""
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
+    ["textvae.training.loop", "textvae.cli.main", "textvae.evaluation.likelihood.perplexity", "sacrebleu"]
+)
 
 
 def run_script(script: str, *arguments: str) -> int:
@@ -62,10 +73,52 @@ def launch(num_processes: int, *commands: Sequence[str]) -> str:
     ]
     environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=240, check=False
+        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=SECONDS, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
+
+
+def forked(num_processes: int, *commands: Sequence[str]) -> str:
+    """What `commands` (script, arguments) print in so many processes that find each other as those of `accelerate
+    launch` and `torchrun` do, on the CPU."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"ACCELERATE_USE_CPU": "true", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared |= {"WORLD_SIZE": str(num_processes), "OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryDirectory() as folder:
+        ranks, outputs = [], []
+        for rank in range(num_processes):
+            environment = {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            outputs.append(Path(folder, str(rank)))
+            ranks.append(SERVER.Process(target=_run_rank, args=(environment, str(outputs[-1]), commands)))
+            ranks[-1].start()
+        deadline = time.monotonic() + SECONDS
+        while any(rank.is_alive() for rank in ranks) and not any(rank.exitcode for rank in ranks):
+            assert time.monotonic() < deadline, "the processes do not end"
+            time.sleep(0.05)
+        statuses = [rank.exitcode for rank in ranks]
+        for rank in ranks:
+            rank.kill()
+            rank.join()
+        printed = "".join(output.read_text(encoding="utf-8") for output in outputs)
+    assert statuses == [0] * num_processes, printed[-3000:]
+    return printed
+
+
+def _run_rank(environment: Mapping[str, str], output: str, commands: Sequence[Sequence[str]]) -> None:
+    os.environ.update(environment)
+    os.chdir(ROOT)
+    with open(output, "wb") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    import torch
+
+    torch.set_num_threads(1)
+    status = next(filter(None, (run_script(*command) for command in commands)), 0)
+    sys.stdout.flush()
+    raise SystemExit(status)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from comparing import assert_same_numbers
-from run_scripts import ROOT, launch, refusal, run_script
+from run_scripts import ROOT, forked, refusal, run_script
 from tiny import DOCUMENT
 
 from textvae.data.dataset import load_prepared
@@ -134,7 +134,7 @@ def test_three_processes_report_what_one_does(run: str, prepared: Path, tmp_path
     """With uneven shares, and with more processes than documents."""
     cases = {"many": ["--batch-tokens", "70", "--reconstruct", "22"], "two": ["--limit", "2", "--batch-tokens", "1"]}
     commands = [command(run, prepared, tmp_path / f"{name}-3", *case) for name, case in cases.items()]
-    printed = launch(3, *commands)
+    printed = forked(3, *commands)
     assert printed.count("sacreBLEU") == len(cases), "only the main process prints"
     for name, case in cases.items():
         assert run_script(*command(run, prepared, tmp_path / f"{name}-1", *case)) == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from run_scripts import launch, run_script
+from run_scripts import forked, run_script
 from tiny import DOCUMENT, FOUR, perturb
 
 from textvae.build import build_model
@@ -283,7 +283,7 @@ def test_two_processes_write_the_index_that_one_does(
     def command(out: str) -> list[str]:
         return ["textvae/cli/main.py", "embed", str(prepared), "--model", run, "--out", str(tmp_path / out)]
 
-    printed = launch(2, [*command("two"), "--batch-tokens", "100"])
+    printed = forked(2, [*command("two"), "--batch-tokens", "100"])
     assert printed.count("embedded into") == 1
     assert run_script(*command("one"), "--batch-tokens", "100") == 0
     one, two = (IndexDescription.read(tmp_path / name) for name in ("one", "two"))

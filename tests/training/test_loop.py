@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from accelerate import Accelerator
-from run_scripts import launch
+from run_scripts import forked
 from training_runs import (
     Settings,
     assert_close_records,
@@ -152,7 +152,7 @@ def test_two_processes_are_one(
     path = tmp_path / "config.yaml"
     two = replace(config, train=replace(config.train, output=str(tmp_path / "two")))
     path.write_text(yaml.safe_dump(to_dict(two)), encoding="utf-8")
-    launch(2, ["train.py", "--config", str(path)])
+    forked(2, ["train.py", "--config", str(path)])
     assert_close_records(one, tmp_path / "two")
     assert_close_weights(one, tmp_path / "two")
 
