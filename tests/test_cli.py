@@ -58,6 +58,39 @@ def test_documents_of_one_theme(run: str, text_file: str, tmp_path: Path) -> Non
     assert lines(out) != first
 
 
+def test_a_given_number_of_units_is_written(run: str, text_file: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    command = ["generate", "--model", run, "--theme-from", text_file, "--num", "2", "--out", str(out)]
+    assert main([*command, "--units", "paragraph=3", "sentence=1,2,1"]) == 0
+    assert [record["structure"] for record in lines(out)] == [[[3], [1, 2, 1]]] * 2
+    assert main([*command, "--units", "paragraph=2", "sentence=2"]) == 0
+    assert [record["structure"] for record in lines(out)] == [[[2], [2, 2]]] * 2
+
+
+def test_what_was_written_says_how_it_was_made(run: str, text_file: str, tmp_path: Path) -> None:
+    """The theme of several documents is the mean of theirs."""
+    out, other = tmp_path / "out.jsonl", tmp_path / "other.txt"
+    other.write_text("The wind rose. It came from the north.", encoding="utf-8")
+    files = [text_file, str(other)]
+    assert main(["generate", "--model", run, "--theme-from", *files, "--seed", "5", "--out", str(out)]) == 0
+    (record,) = lines(out)
+    assert record["settings"]["seed"] == 5
+    assert record["settings"]["theme_from"] == files
+    theme = load_run(run).encode([TEXT, other.read_text(encoding="utf-8")])["document"].mean.mean(0)
+    assert record["latents"]["document"]["held"] == [True]
+    torch.testing.assert_close(torch.tensor(record["latents"]["document"]["z"][0]), theme, atol=1e-5, rtol=1e-5)
+    paragraphs = record["latents"]["paragraph"]
+    assert paragraphs["held"] == [False] * record["structure"][0][0]
+    assert len(paragraphs["z"]) == record["structure"][0][0]
+
+
+def test_every_unit_is_described(run: str, text_file: str, capsys: pytest.CaptureFixture) -> None:
+    assert main(["describe", "--model", run, text_file, "--words", "3"]) == 0
+    printed = capsys.readouterr().out
+    assert [printed.count(f"{level} ") for level in ("document 1", "paragraph 2", "sentence 3")] == [1, 1, 1]
+    assert "Old Marta watched it." in printed
+
+
 def test_a_resampled_level_keeps_the_structure_above(run: str, text_file: str, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     command = ["generate", "--model", run, "--theme-from", text_file, "--resample", "sentence", "--num", "2"]
@@ -169,6 +202,17 @@ def test_python_and_the_command_line_draw_alike(run: str, tmp_path: Path) -> Non
     [
         (["generate", "--model", "nowhere/at/all"], "no run folder"),
         (["generate", "--model", "RUN", "--resample", "sentence"], "give --theme-from FILE"),
+        (["generate", "--model", "RUN", "--units", "sentence=2"], "but not how many paragraphs"),
+        (["generate", "--model", "RUN", "--units", "paragraph"], "--units is given 'paragraph'"),
+        (["generate", "--model", "RUN", "--units", "document=2"], "a document has one document"),
+        (["generate", "--model", "RUN", "--units", "verse=2"], "no level 'verse'"),
+        (["generate", "--model", "RUN", "--units", "paragraph=0"], "numbers of paragraphs are 0"),
+        (
+            ["generate", "--model", "RUN", "--units", "paragraph=2", "sentence=1,2,3"],
+            "one for each of the 2 paragraphs",
+        ),
+        (["generate", "--model", "RUN", "--theme-from", "FILE", "FILE", "--keep", "paragraph:1"], "give one file"),
+        (["describe", "--model", "RUN", "FILE", "--words", "0"], "--words is 0; it must be 1 or more"),
         (["generate", "--model", "RUN", "--theme-from", "FILE", "--resample", "verse"], "no level 'verse'"),
         (["generate", "--model", "RUN", "--theme-from", "missing.txt"], "missing.txt"),
         (["generate", "--model", "RUN", "--theme-from", "EMPTY"], "empty.txt' holds no text"),

@@ -34,4 +34,4 @@ def run(arguments: argparse.Namespace) -> None:
     plans = [interpolate(start, end, share, level) for share in shares]
     # Of one draw: what lies below changes only as the latents do.
     written = model.write(plans, seed=arguments.seed, options=options, draws=[0] * len(plans))
-    show(written, arguments.out, [f"{share:.2f} of the way" for share in shares])
+    show(written, arguments.out, [f"{share:.2f} of the way" for share in shares], arguments)

@@ -42,11 +42,18 @@ def sampling(arguments: argparse.Namespace) -> SamplingOptions:
     return SamplingOptions(**{option.replace("-", "_"): value for option, value in values.items()})
 
 
-def show(written: Sequence[GeneratedDocument], out: str | None, headings: Sequence[str]) -> None:
+def show(
+    written: Sequence[GeneratedDocument],
+    out: str | None,
+    headings: Sequence[str],
+    arguments: argparse.Namespace,
+) -> None:
+    """Print, or write JSON lines that say how each was made: the arguments, and every unit's latent, held or drawn."""
     if out is None:
         for heading, document in zip(headings, written, strict=True):
             print(f"--- {heading} ---\n{document.text}\n")
         return
+    settings = {name: value for name, value in vars(arguments).items() if name not in ("command", "out", "verbose")}
     with Path(out).open("w", encoding="utf-8") as file:
         for number, document in enumerate(written):
             record = {
@@ -54,5 +61,10 @@ def show(written: Sequence[GeneratedDocument], out: str | None, headings: Sequen
                 "text": document.text,
                 "sentences": document.sentences,
                 "structure": document.structure,
+                "latents": {
+                    name: {"held": document.plan.given[name].tolist(), "z": z.tolist()}
+                    for name, z in document.plan.z.items()
+                },
+                "settings": settings,
             }
             file.write(json.dumps(record, ensure_ascii=False) + "\n")

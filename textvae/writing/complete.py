@@ -120,8 +120,11 @@ def _draw_level(
 
 def _held_latents(plans: Sequence[DocumentPlan], name: str, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """z [K, U, Z] and whether it is held [K, U], of the units that the plans list; there is one more, not held."""
-    none = torch.zeros(0, size), torch.zeros(0, dtype=torch.bool)
-    held = [(plan.z[name].float().cpu(), plan.given[name]) if name in plan.z else none for plan in plans]
+    held = []
+    for plan in plans:
+        count = plan.num_units(plan.depth(name))
+        open_ = torch.zeros(count, size), torch.zeros(count, dtype=torch.bool)
+        held.append((plan.z[name].float().cpu(), plan.given[name]) if name in plan.z else open_)
     for z, _ in held:
         if z.shape[1:] != (size,):
             raise ValueError(f"latents of level '{name}' have size {size} in this model; got {list(z.shape)}")

@@ -23,6 +23,38 @@ def theme(z: Tensor, hierarchy: Sequence[str]) -> DocumentPlan:
     return replace(plan, z={top: z[None]}, given={top: torch.ones(1, dtype=torch.bool)})
 
 
+def structured(plan: DocumentPlan, counts: Mapping[str, Sequence[int]]) -> DocumentPlan:
+    """Numbers of units are held: by level, those of every parent in reading order, or one for all of them.
+
+    Raises ValueError for a level that has no parents or does not exist, a level whose parents are not numbered, numbers
+    below 1 or of another count than the parents, and a plan whose structure is held already.
+    """
+    if any(bool(row.any()) for row in plan.children):
+        raise ValueError("the structure of this document is held already: numbers of units can be given with a theme")
+    for level in counts:
+        if plan.depth(level) == 0:
+            raise ValueError(f"a document has one {level}: give numbers of units of a level below")
+    children, parents_of = [torch.zeros_like(row) for row in plan.children], 1
+    for depth, level in enumerate(plan.hierarchy[1:]):
+        if level not in counts:
+            below = [name for name in plan.hierarchy[depth + 2 :] if name in counts]
+            if below:
+                raise ValueError(f"numbers of {below[0]}s are given, but not how many {level}s there are")
+            children[depth] = torch.zeros(parents_of, dtype=torch.long)
+            break
+        given = list(counts[level])
+        if len(given) == 1:
+            given *= parents_of
+        if len(given) != parents_of or min(given) < 1:
+            raise ValueError(
+                f"numbers of {level}s are {','.join(map(str, counts[level]))}; they must be one number from 1, or "
+                f"one for each of the {parents_of} {plan.hierarchy[depth]}s"
+            )
+        children[depth] = torch.tensor(given)
+        parents_of = sum(given)
+    return replace(plan, children=tuple(children))
+
+
 def written_anew(plan: DocumentPlan) -> DocumentPlan:
     """Its sentences are written, whatever they were."""
     return replace(plan, sentences=None)
