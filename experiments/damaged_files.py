@@ -316,21 +316,10 @@ def restored(target: Target, kept: Mapping[Path, bytes], aside: Path) -> Iterato
         (path.parent / HOSTILE).unlink(missing_ok=True)
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """A forked process has none of the threads that its parent would share work with, and waits for them forever."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def trials(count: int, seed: int) -> Iterator[Case]:
     """Build everything, then so many cases, the same for the same `seed`."""
     random = Random(seed)
-    with tempfile.TemporaryDirectory() as name, one_thread():
+    with tempfile.TemporaryDirectory() as name:
         root, marker = Path(name).resolve(), Path(name) / "marker"
         with redirect_stdout(StringIO()):
             targets = build(root)
@@ -388,6 +377,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, metavar="FILE", help="every case as a line of JSON")
     arguments = parser.parse_args()
+    # A forked process has none of the threads that its parent would share work with, and waits for them forever.
+    torch.set_num_threads(1)
     started = time.monotonic()
     cases = []
     for case in trials(arguments.count, arguments.seed):

@@ -51,7 +51,7 @@ def test_a_word_is_given_just_where_the_latent_makes_it_likelier(model: Hierarch
     assert len(set(given)) == 2
 
 
-def test_a_level_that_is_its_prior_says_nothing(model: HierarchicalTextVAE) -> None:
+def test_a_latent_that_the_decoder_does_not_read_says_nothing(model: HierarchicalTextVAE) -> None:
     with torch.no_grad():
         model.decoder.conditioner.inputs["document"].weight.zero_()
     batch = model.batch(model.process(TEXT))

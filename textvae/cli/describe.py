@@ -25,8 +25,9 @@ def run(arguments: argparse.Namespace) -> None:
     model = load_model(arguments)
     documents = model.process([text])
     batch = model.batch(documents)
+    texts = {name: unit_texts(documents, batch, batch.level_number(name)) for name in model.level_names}
     for unit in describe(model, batch, model.processor.decoder_tokenizer, arguments.words):
         depth = batch.level_number(unit.level)
         print(f"{'  ' * depth}{unit.level} {unit.number + 1}  {unit.rate:.1f} nats  {', '.join(unit.words) or '-'}")
         if depth:
-            print(f"{'  ' * depth}    {shortened(unit_texts(documents, batch, depth)[unit.number], 100)}")
+            print(f"{'  ' * depth}    {shortened(texts[unit.level][unit.number], 100)}")

@@ -205,14 +205,20 @@ class Decoder(nn.Module):
     def score_bag(self, z: Mapping[str, Tensor], batch: DocumentBatch, events: Tensor) -> DecoderPass:
         """Score the words of every sentence as a bag, without the backbone: unigram frequencies, moved by the
         topic logits of the latents `z`, each [S, Z_l]; `z` may leave levels out. Says nothing of `events`."""
+        log_prob = self.bag_log_prob(z)[batch.token_sentence, batch.tokens]
+        return DecoderPass(log_prob, StructureScores(torch.zeros_like(events), torch.zeros_like(events)))
+
+    def bag_log_prob(self, z: Mapping[str, Tensor]) -> Tensor:
+        """Log-probabilities [U, V] of a bag of words under the latents `z`, each [U, Z_l]; levels may be left out.
+
+        Raises ValueError for a model without levels or without a topic head.
+        """
         if self.conditioner is None or self.topic_head is None:
             raise ValueError(
                 "a bag of words is predicted through the latents' own path to the logits: the model "
                 "needs levels, and model.decoder.logit_rank above 0"
             )
-        log_prob = self.topic_head.bag_log_prob(self.topics(self.conditioner(z)))
-        log_prob = log_prob[batch.token_sentence, batch.tokens]
-        return DecoderPass(log_prob, StructureScores(torch.zeros_like(events), torch.zeros_like(events)))
+        return self.topic_head.bag_log_prob(self.topics(self.conditioner(z)))
 
     def topics(self, vectors: Tensor) -> Tensor:
         """[S, rank] the topic head's part of the conditioner's vectors [num_sites, S, H]."""

@@ -5,7 +5,6 @@ Shapes: U units of a level, V vocabulary, Z_l latent size.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -56,8 +55,8 @@ def describe(
     units = []
     for name, level in passed.levels.items():
         latents = _latents_above(model, batch, passed, name)
-        told = _bag(model, {**latents, name: level.z})
-        expected = _bag(model, {**latents, name: level.prior.mean})
+        told = model.decoder.bag_log_prob({**latents, name: level.z})
+        expected = model.decoder.bag_log_prob({**latents, name: level.prior.mean})
         share = (told.exp() * (told - expected))[:, ids]
         best = share.topk(min(count, len(ids)))
         rates = level.rate.sum(1).tolist()
@@ -72,14 +71,6 @@ def _latents_above(model: DocumentVAE, batch: DocumentBatch, passed: HierarchyPa
     names = model.level_names[: model.level_names.index(name)]
     depth = batch.level_number(name)
     return {above: passed.z[above][batch.ancestor(depth, batch.level_number(above))] for above in names}
-
-
-def _bag(model: DocumentVAE, z: Mapping[str, Tensor]) -> Tensor:
-    """Log-probabilities [U, V] of a bag of words under the latents `z`, each [U, Z_l]."""
-    decoder = model.decoder
-    assert decoder.conditioner is not None
-    assert decoder.topic_head is not None
-    return decoder.topic_head.bag_log_prob(decoder.topics(decoder.conditioner(z)))
 
 
 def whole_words(tokenizer: PreTrainedTokenizerBase, size: int) -> dict[int, str]:
