@@ -379,6 +379,7 @@ def main() -> int:
     arguments = parser.parse_args()
     # A forked process has none of the threads that its parent would share work with, and waits for them forever.
     torch.set_num_threads(1)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     started = time.monotonic()
     cases = []
     for case in trials(arguments.count, arguments.seed):
