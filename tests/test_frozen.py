@@ -1,5 +1,6 @@
 """Saved models that hold their adapters and name their frozen backbones."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from textvae.build import build_model
+from textvae.cli.main import main
 from textvae.config import LoraConfig, ModelConfig
 from textvae.data.text.processor import DocumentProcessor
 from textvae.model.adapter import ADAPTER
@@ -100,3 +102,26 @@ def test_a_run_with_adapters_lends_them_or_their_sum(
     frozen = replace(given, decoder=replace(given.decoder, lora=None, trainable=False))
     with pytest.raises(ValueError, match="save_frozen=true"):
         build_model(frozen, make_processor()).save_pretrained(tmp_path / "third")
+
+
+@pytest.mark.parametrize("save_frozen", [True, False])
+def test_merged_the_model_is_whole_and_scores_what_it_scored(
+    base: str, settings: Settings, make_processor: Processors, tmp_path: Path, save_frozen: bool
+) -> None:
+    run, merged = tmp_path / "run", tmp_path / "merged"
+    model = adapted(settings, make_processor(), base, save_frozen=save_frozen)
+    model.save_pretrained(run)
+    assert main(["merge", "--model", str(run), "--out", str(merged)]) == 0
+    shutil.rmtree(base)
+    loaded = HierarchicalTextVAE.from_pretrained(merged).eval()
+    torch.testing.assert_close(nll(loaded), nll(model))
+    assert not any(ADAPTER in name for name in loaded.state_dict())
+
+
+def test_without_adapters_there_is_nothing_to_merge(
+    settings: Settings, make_processor: Processors, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build_model(settings("document"), make_processor()).save_pretrained(tmp_path / "run")
+    assert main(["merge", "--model", str(tmp_path / "run"), "--out", str(tmp_path / "merged")]) == 2
+    assert "there are no adapters to merge" in capsys.readouterr().err
+    assert not (tmp_path / "merged").exists()

@@ -12,8 +12,9 @@ from typing import Any
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from textvae.config import Likelihood, ModelConfig, check_level_name, parse
+from textvae.config import Likelihood, ModelConfig, check_level_name, parse, to_dict
 from textvae.data.batch import BatchLayout, DocumentBatch
+from textvae.model.adapter import merge_adapters
 from textvae.model.decoder import Decoder, DecoderPass
 from textvae.model.encoder import BottomUp, SentenceEncoder, encoder_class
 from textvae.model.hierarchy import Hierarchy, HierarchyPass
@@ -130,6 +131,22 @@ class DocumentVAE(PreTrainedModel):
 
     def _init_weights(self, module: Any) -> None:
         """Modules initialise themselves; Hugging Face's default would undo their zero starts."""
+
+    def merge_adapters(self) -> None:
+        """Add the adapters to the weights that they stand beside. The model computes what it did; saved from now on, it
+        holds its whole backbones, and loading it needs neither peft nor what they were made from.
+
+        Raises ValueError when there are no adapters.
+        """
+        settings = self.config.model_config
+        adapted = [part for part in ("encoder", "decoder") if getattr(settings, part).lora is not None]
+        if not adapted:
+            raise ValueError("there are no adapters to merge: the model was trained without decoder.lora, encoder.lora")
+        for part in adapted:
+            merge_adapters(getattr(self, part).backbone)
+        plain = {part: replace(getattr(settings, part), lora=None, save_frozen=True) for part in adapted}
+        self.config.settings = to_dict(replace(settings, **plain))
+        self.config.references = {}
 
     @property
     def level_names(self) -> tuple[str, ...]:
