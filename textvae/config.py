@@ -231,7 +231,8 @@ class TrainConfig:
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     max_gradient_norm: Annotated[float, Field(gt=0)] = 1.0
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
-    """`auto`: bfloat16 where the device multiplies it, else `no`: a processor that emulates it is many times slower."""
+    """`auto`: bfloat16 where the device gains by it, else `no`: processors without AMX are slower in it, and those that
+    emulate it many times."""
     seed: int = 0
     log_every: PositiveInt = 10
     validate_every: PositiveInt = 200

@@ -24,9 +24,12 @@ SAMPLING = {
 """Option -> its help; the names are those of `SamplingOptions`."""
 
 
-def add_sampling(parser: argparse.ArgumentParser) -> None:
+def add_sampling(parser: argparse.ArgumentParser, *, seed: bool = True) -> None:
+    """`seed`: with --seed, where the parser has none yet."""
     group = parser.add_argument_group("drawing")
-    group.add_argument("--seed", type=int, default=0, help="the same seed writes the same text (default: %(default)s)")
+    if seed:
+        said = "the same seed writes the same text (default: %(default)s)"
+        group.add_argument("--seed", type=int, default=0, help=said)
     for option, said in SAMPLING.items():
         default = getattr(SamplingOptions, option.replace("-", "_"))
         group.add_argument(f"--{option}", type=type(default), default=default, help=f"{said} (default: %(default)s)")

@@ -1,0 +1,212 @@
+"""What is written under the themes of real documents, beside those documents: whether it keeps to its theme, how it
+drifts from it, whether it reads like them, and what it copies.
+
+A theme is the document latent of a real document, one of every source; it is held, and everything else is drawn. Under
+`accelerate launch`, the themes are shared out over the processes.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from itertools import chain
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from textvae.cli.evaluation import evaluation_parser, open_evaluation, run_script, write_json
+from textvae.cli.source_options import open_source
+from textvae.cli.writing_options import SAMPLING, add_sampling, sampling
+from textvae.data.dataset import Documents
+from textvae.data.document import EncodedDocument, SourceDocument
+from textvae.evaluation.generation import (
+    ENCODER,
+    OWN,
+    TFIDF,
+    Drift,
+    Embedded,
+    Judge,
+    agreement,
+    choose_themes,
+    copied,
+    distinct,
+    drift,
+    embed,
+    self_bleu,
+    structure,
+    tfidf_agreement,
+    write_under_themes,
+)
+from textvae.text_vae import GeneratedDocument, HierarchicalTextVAE
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = evaluation_parser(__doc__)
+    parser.add_argument(
+        "--themes", type=int, default=50, metavar="N", help="documents that lend their themes (default: %(default)s)"
+    )
+    parser.add_argument("--num", type=int, default=1, help="documents to write of each theme (default: %(default)s)")
+    parser.add_argument(
+        "--judge", metavar="NAME", help="causal language model, by Hub name or folder, that says how fluent the text is"
+    )
+    parser.add_argument(
+        "--copied-from",
+        metavar="SPLIT",
+        help="split of the data that the model was trained on: how much is copied from it",
+    )
+    parser.add_argument("--documents", metavar="FILE.jsonl", help="write every document, with its drift, here")
+    add_sampling(parser, seed=False)
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> None:
+    options = sampling(arguments)
+    process, model, documents = open_evaluation(arguments)
+    _ = model.theme_level  # which a model without one refuses
+    chosen = choose_themes(documents, arguments.themes)
+    real = [chosen.read(row) for row in range(len(chosen))]
+    themes = embed(model, real)
+    groups = write_under_themes(model, themes.theme, arguments.num, arguments.seed, options, process)
+    if not process.is_main_process:
+        return
+    of = np.repeat(np.arange(len(real)), arguments.num)
+    written = list(chain.from_iterable(groups))
+    encoded = model.process(
+        [
+            SourceDocument(f"{real[number].id}/{place}", document.text)
+            for place, (number, document) in enumerate(zip(of, written, strict=True))
+        ]
+    )
+    again = embed(model, encoded)
+    drifted = drift(again, themes, of)
+    texts = {"written": [document.text for document in written], "real": [document.text() for document in real]}
+    others = _other_sections(model, documents, real)
+    result: dict[str, Any] = {
+        "documents": len(written),
+        "themes": len(real),
+        "seed": arguments.seed,
+        "settings": {option: getattr(arguments, option.replace("-", "_")) for option in SAMPLING},
+        "theme": {
+            "chance": 1 / len(real),
+            "agreement": agreement(again.theme, themes.theme, of),
+            f"agreement_{TFIDF}": tfidf_agreement(texts["written"], texts["real"], of),
+            f"agreement_{ENCODER}": agreement(again.features, themes.features, of),
+            "real_sections": _of_real_sections(others, themes, texts["real"]),
+        },
+        "drift": {name: _mean(values) for name, values in asdict(drifted).items()},
+        "diversity": _diversity(groups, real, texts),
+        "structure": {"written": asdict(structure(encoded)), "real": asdict(structure(real))},
+    }
+    if arguments.judge:
+        judge = Judge(arguments.judge, model.device)
+        result["fluency"] = {"judge": arguments.judge} | {
+            f"{name}_nats_per_token": judge.nats_per_token(of_kind) for name, of_kind in texts.items()
+        }
+    if arguments.copied_from:
+        training = open_source(arguments, arguments.data, model, arguments.copied_from)
+        result["copied"] = copied(texts, (training.read(row).text() for row in range(len(training))))
+    write_json(arguments.out, _without_nan(result))
+    if arguments.documents:
+        _write_documents(arguments.documents, [real[number].id for number in of], written, drifted)
+    print(*table(result), sep="\n")
+
+
+def _other_sections(
+    model: HierarchicalTextVAE, documents: Documents, real: Sequence[EncodedDocument]
+) -> tuple[Embedded, list[str], np.ndarray] | None:
+    """Of the sources that the themes are of, another section each: real text on the theme. None if there is none."""
+    place = {document.source_id: number for number, document in enumerate(real)}
+    used = {document.id for document in real}
+    rows: dict[int, int] = {}
+    for row, (name, source) in enumerate(zip(documents.ids, documents.source_ids, strict=True)):
+        if name not in used and source in place:
+            rows.setdefault(place[source], row)
+    if not rows:
+        return None
+    found = [documents.read(row) for row in rows.values()]
+    return embed(model, found), [document.text() for document in found], np.fromiter(rows, dtype=int)
+
+
+def _of_real_sections(
+    others: tuple[Embedded, list[str], np.ndarray] | None, themes: Embedded, texts: Sequence[str]
+) -> dict[str, Any] | None:
+    if others is None:
+        return None
+    embedded, of_others, of = others
+    return {
+        "documents": len(of),
+        "agreement": agreement(embedded.theme, themes.theme, of),
+        f"agreement_{TFIDF}": tfidf_agreement(of_others, texts, of),
+        f"agreement_{ENCODER}": agreement(embedded.features, themes.features, of),
+    }
+
+
+def _diversity(
+    groups: Sequence[Sequence[GeneratedDocument]], real: Sequence[EncodedDocument], texts: dict[str, list[str]]
+) -> dict[str, float]:
+    words = min(sum(len(text.split()) for text in of_kind) for of_kind in texts.values())
+    within = [list(chain.from_iterable(document.text.split("\n\n") for document in group)) for group in groups]
+    return {
+        "self_bleu": self_bleu(within),
+        "distinct_2": distinct(texts["written"], 2, words),
+        "real_self_bleu": self_bleu([list(document.paragraphs()) for document in real]),
+        "real_distinct_2": distinct(texts["real"], 2, words),
+    }
+
+
+def _mean(values: Sequence[Sequence[float]]) -> float:
+    flat = list(chain.from_iterable(values))
+    return fmean(flat) if flat else math.nan
+
+
+def _without_nan(value: Any) -> Any:
+    """What could not be measured is null in JSON."""
+    if isinstance(value, dict):
+        return {key: _without_nan(member) for key, member in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _write_documents(path: str, themes: Sequence[str], written: Sequence[GeneratedDocument], drifted: Drift) -> None:
+    with Path(path).open("w", encoding="utf-8") as file:
+        for name, document, rows in zip(themes, written, drifted.written, strict=True):
+            record = {
+                "theme_of": name,
+                "text": document.text,
+                "structure": document.structure,
+                "theme_similarity": rows,
+            }
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def table(result: dict[str, Any]) -> Iterator[str]:
+    theme, diversity, drifted = result["theme"], result["diversity"], result["drift"]
+    yield f"{result['documents']} documents written under {result['themes']} themes, chance {theme['chance']:.1%}"
+    yield f"{'':34}{'written':>10}{'real':>10}"
+    beside = theme["real_sections"] or {}
+    for key, said in (
+        ("agreement", OWN),
+        (f"agreement_{TFIDF}", TFIDF),
+        (f"agreement_{ENCODER}", ENCODER),
+    ):
+        other = f"{beside[key]:.0%}" if beside else "-"
+        yield f"{f'nearest theme is its own, {said}':34}{theme[key]:>10.0%}{other:>10}"
+    yield f"{'paragraph to theme, cosine':34}{drifted['written']:>10.2f}{drifted['real']:>10.2f}"
+    yield f"{'self-BLEU of paragraphs':34}{diversity['self_bleu']:>10.2f}{diversity['real_self_bleu']:>10.2f}"
+    yield f"{'distinct bigrams':34}{diversity['distinct_2']:>10.3f}{diversity['real_distinct_2']:>10.3f}"
+    for key, value in result["structure"]["written"].items():
+        yield f"{key.replace('_', ' '):34}{value:>10.1f}{result['structure']['real'][key]:>10.1f}"
+    if "fluency" in result:
+        fluency = result["fluency"]
+        yield f"{'nats per token, by the judge':34}" + "".join(
+            f"{fluency[f'{kind}_nats_per_token']:>10.2f}" for kind in ("written", "real")
+        )
+    if "copied" in result:
+        shares = (f"{result['copied'][kind]:>10.2%}" for kind in ("written", "real"))
+        yield f"{'runs of 8 words seen in training':34}" + "".join(shares)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_script(build_parser(), run))
