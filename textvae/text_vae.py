@@ -23,6 +23,7 @@ from textvae.data.text.processor import DECODER_FOLDER, ENCODER_FOLDER, PROCESSO
 from textvae.frozen import references, restore_frozen, without_frozen
 from textvae.model.noise import KeyedNoise
 from textvae.model.vae import DocumentVAE, TextVAEConfig
+from textvae.writing.best_of import write_best_of
 from textvae.writing.decode import WrittenDocument, write_documents
 from textvae.writing.operations import theme as theme_plan
 from textvae.writing.options import SamplingOptions, check_range
@@ -220,8 +221,15 @@ class HierarchicalTextVAE(DocumentVAE):
         A document is a function of its plan, `seed` and its number in `draws` (default: 0, 1, 2, ...), whatever it is
         written beside; plans of the same number share their noise.
         """
-        written = write_documents(self, plans, options or SamplingOptions(), seed, draws)
+        options = options or SamplingOptions()
+        if options.best_of == 1:
+            written = write_documents(self, plans, options, seed, draws)
+        else:
+            written = write_best_of(self, plans, options, seed, draws, encode=self._encode_written)
         return [self._to_text(document) for document in written]
+
+    def _encode_written(self, document: WrittenDocument) -> EncodedDocument:
+        return self.processor.encode_written(document.structure, document.sentences)
 
     def _to_text(self, document: WrittenDocument) -> GeneratedDocument:
         counts = document.structure[-1] if document.structure else [len(document.sentences)]

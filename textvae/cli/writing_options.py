@@ -20,6 +20,7 @@ SAMPLING = {
     "latent-temperature": "scales the standard deviation of latents drawn from their priors; 0 takes the means",
     "max-sentence-tokens": "a sentence is cut after so many tokens",
     "max-children": "a unit is ended after so many children",
+    "best-of": "versions of every part, of which the one nearest to its planned latents is kept",
 }
 """Option -> its help; the names are those of `SamplingOptions`."""
 

@@ -55,7 +55,14 @@ def write_documents(
     """
     draws = range(len(plans)) if draws is None else draws
     noise, keys = KeyedNoise(seed), document_keys(draws, model.device)
-    plans = complete_plans(model, plans, keys, noise, options)
+    return write_plans(model, complete_plans(model, plans, keys, noise, options), keys, noise, options)
+
+
+@torch.no_grad()
+def write_plans(
+    model: DocumentVAE, plans: Sequence[DocumentPlan], keys: Tensor, noise: KeyedNoise, options: SamplingOptions
+) -> list[WrittenDocument]:
+    """Write the text of completed plans; keys: [documents] of their noise."""
     return _Writer(model, plans, keys, noise, options).write()
 
 

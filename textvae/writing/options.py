@@ -17,6 +17,7 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "batch_tokens": (1, 2**62, "1 or more"),
     "num": (1, 2**31, "1 or more"),
     "steps": (2, 2**31, "2 or more: both ends are written"),
+    "best_of": (1, 2**31, "1 or more"),
     "seed": (0, 2**63 - 1, "between 0 and 2^63 - 1"),
 }
 """Name -> smallest, largest and both in words."""
@@ -51,6 +52,9 @@ class SamplingOptions:
     max_sentence_tokens: int = 128
     max_children: int = 64
     """A unit is ended after this many children."""
+    best_of: int = 1
+    """Versions of every part that are written, of which the one is kept that the encoder reads most as it was planned
+    (`writing.best_of`)."""
     batch_tokens: int = 16384
     """Tokens that the decoder's memory may hold at a time: the context windows written side by side."""
 

@@ -126,6 +126,30 @@ class DocumentProcessor:
         sections = [self._encode(document, name, part) for name, part in zip(names, trees, strict=True)]
         return ProcessedDocument(tuple(sections), num_split, num_empty)
 
+    def encode_written(self, structure: Sequence[Sequence[int]], sentences: Sequence[Sequence[int]]) -> EncodedDocument:
+        """A document of given structure (as `EncodedDocument.structure`) and decoder tokens, which are not segmented or
+        tokenised again: one that was written."""
+        texts = [self.join([ids]) for ids in sentences]
+        encoder_ids = [sentence.encoder_ids[: self.encoder_limit] for sentence in self._tokenise(texts)]
+        text = " ".join(texts)
+        num_tokens = sum(map(len, sentences))
+        return EncodedDocument(
+            id="written",
+            source_id="written",
+            title=None,
+            label=None,
+            extra="{}",
+            sentences=texts,
+            structure=structure,
+            encoder_ids=list(chain.from_iterable(encoder_ids)),
+            encoder_lengths=list(map(len, encoder_ids)),
+            decoder_ids=list(chain.from_iterable(sentences)),
+            decoder_lengths=list(map(len, sentences)),
+            num_tokens=num_tokens + len(sentences),
+            num_words=len(text.split()),
+            num_bytes=len(text.encode()),
+        )
+
     def _encode(self, document: SourceDocument, name: str, tree: Tree) -> EncodedDocument:
         depth = len(self.hierarchy) - 1
         parents = list(lowest_parents(tree, max(depth, 1)))
