@@ -84,6 +84,24 @@ def test_what_was_written_says_how_it_was_made(run: str, text_file: str, tmp_pat
     assert len(paragraphs["z"]) == record["structure"][0][0]
 
 
+def test_the_theme_of_a_document_of_an_index(
+    run: str, text_file: str, tmp_path: Path, make_run: Callable[..., str], capsys: pytest.CaptureFixture
+) -> None:
+    out, index = tmp_path / "out.jsonl", str(tmp_path / "index")
+    assert main(["embed", text_file, "--model", run, "--out", index]) == 0
+    identity = Path(text_file).stem
+    assert main(["generate", "--model", run, "--theme-id", index, identity, "--out", str(out)]) == 0
+    (record,) = lines(out)
+    theme = load_run(run).encode([TEXT])["document"].mean[0]
+    assert record["latents"]["document"]["held"] == [True]
+    torch.testing.assert_close(torch.tensor(record["latents"]["document"]["z"][0]), theme, atol=1e-5, rtol=1e-5)
+    capsys.readouterr()
+    assert main(["generate", "--model", run, "--theme-id", index, "nobody"]) == 2
+    assert f"no document with the id 'nobody'; its first is '{identity}'" in capsys.readouterr().err
+    assert main(["generate", "--model", make_run("document"), "--theme-id", index, identity]) == 2
+    assert "is not the model that made" in capsys.readouterr().err
+
+
 def test_every_unit_is_described(run: str, text_file: str, capsys: pytest.CaptureFixture) -> None:
     assert main(["describe", "--model", run, text_file, "--words", "3"]) == 0
     printed = capsys.readouterr().out

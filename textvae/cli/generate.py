@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
 from textvae.cli.common import add_model, load_model
 from textvae.cli.writing_options import add_sampling, sampling, show
 from textvae.data.sources.files import read_document
+from textvae.search.index import Index
 from textvae.text_vae import HierarchicalTextVAE
 from textvae.writing.complete import draw_theme
 from textvae.writing.operations import Unit, keep, mean_theme, resample, structured, theme
@@ -21,6 +25,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--theme-from", metavar="FILE", nargs="+", help="text file whose latents are held; of several, the mean theme"
+    )
+    source.add_argument(
+        "--theme-id",
+        metavar=("INDEX", "ID"),
+        nargs=2,
+        help="the theme of a document of an index that textvae embed made with this model",
     )
     source.add_argument("--theme-seed", type=int, metavar="N", help="draw one theme, and hold it")
     rest = parser.add_mutually_exclusive_group()
@@ -61,6 +71,8 @@ def run(arguments: argparse.Namespace) -> None:
         plan = _themed(model, model.plan(texts[0]), arguments.resample, kept)
     elif texts:
         plan = theme(mean_theme(list(model.encode(texts)[model.theme_level].mean)), hierarchy)
+    elif arguments.theme_id:
+        plan = theme(_theme_of_index(model, arguments.model, *arguments.theme_id), hierarchy)
     elif arguments.theme_seed is not None:
         _ = model.theme_level  # which a model without one refuses
         plan = theme(draw_theme(model, arguments.theme_seed), hierarchy)
@@ -70,6 +82,12 @@ def run(arguments: argparse.Namespace) -> None:
         plan = structured(plan, counts)
     written = model.write([plan] * arguments.num, seed=arguments.seed, options=options)
     show(written, arguments.out, [f"document {number + 1}" for number in range(len(written))], arguments)
+
+
+def _theme_of_index(model: HierarchicalTextVAE, run: str, folder: str, document: str) -> Tensor:
+    index = Index(folder)
+    index.find_model(run)  # which refuses another one
+    return torch.from_numpy(index.embedding(document, model.theme_level)[0].copy())
 
 
 def _themed(model: HierarchicalTextVAE, plan: DocumentPlan, level: str | None, kept: Sequence[Unit]) -> DocumentPlan:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow
+import pyarrow.compute
 import torch
 
 from textvae.data.document import SourceDocument
@@ -86,6 +87,22 @@ class Index:
             SearchResult(score, row["document"], row["title"], row["text"])
             for score, row in zip(best.values.tolist(), rows, strict=True)
         ]
+
+    def embedding(self, document: str, level: str | None = None) -> np.ndarray:
+        """[U, Z] of the units of `level` (default: the top) of the document with the id `document`, in reading order.
+
+        Raises ValueError for a level or an id that is not there, and a damaged index.
+        """
+        level = self.levels[0] if level is None else level
+        self._check(level, 1)
+        units = read_level(self.folder, self.description, level)
+        found = units.filter(pyarrow.compute.equal(units.column("document"), document))
+        if not len(found):
+            raise ValueError(
+                f"'{self.folder}' holds no document with the id '{document}'; its first is "
+                f"'{units.column('document')[0].as_py()}'"
+            )
+        return np.concatenate(list(embeddings_of(found)))
 
     def _check(self, level: str, k: int) -> LevelDescription:
         if level not in self.levels:
