@@ -3,8 +3,7 @@ BIN := .venv/bin
 LAUNCH := $(BIN)/accelerate launch --cpu --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 	--num_cpu_threads_per_process $(shell nproc 2>/dev/null || echo 2)
 INSTALLED := .venv/installed
-QUICK := runs/quickstart
-LM := runs/quickstart-lm-continued
+THEMES := python/csv python/random
 
 export TOKENIZERS_PARALLELISM := true
 export HF_HUB_OFFLINE ?= 1
@@ -16,33 +15,41 @@ export MALLOC_MMAP_MAX_ := 0
 export MALLOC_TRIM_THRESHOLD_ := 17179869184
 export MALLOC_TOP_PAD_ := 67108864
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart quickstart-small test lint clean
 
-quickstart: data/quickstart/textvae_data.json
-	rm -rf $(QUICK) runs/quickstart-topics runs/quickstart-lm $(LM)
+# On a decoder that knows English, or on one that is trained from scratch and is less to look at.
+data/quickstart/%: PREPARE := --decoder HuggingFaceTB/SmolLM2-135M-Instruct
+data/quickstart-small/%: PREPARE := --vocabulary-size 4096
+quickstart: SAMPLE := --limit 120
+quickstart-small: SAMPLE :=
+
+quickstart quickstart-small: %: data/%/textvae_data.json
+	rm -rf runs/$@ runs/$@-topics runs/$@-lm runs/$@-lm-continued
 	@echo "== 2/6  plain language model: the decoder's start"
-	$(LAUNCH) train.py --config configs/quickstart-lm.yaml
+	$(LAUNCH) train.py --config configs/$@-lm.yaml
 	@echo "== 3/6  the same language model trained on: the baseline"
-	$(LAUNCH) train.py --config configs/quickstart-lm-continued.yaml
+	$(LAUNCH) train.py --config configs/$@-lm-continued.yaml
 	@echo "== 4/6  three-level VAE: first topics, then with the decoder from the same start, for the same number of tokens"
-	$(LAUNCH) train.py --config configs/quickstart-topics.yaml
-	$(LAUNCH) train.py --config configs/quickstart.yaml
-	@echo "== 5/6  evaluation on the test split"
+	$(LAUNCH) train.py --config configs/$@-topics.yaml
+	$(LAUNCH) train.py --config configs/$@.yaml
+	@echo "== 5/6  evaluation on the test split$(if $(SAMPLE),: $(lastword $(SAMPLE)) documents, spread over it)"
 	@echo "plain language model, sentence context:"
-	@$(BIN)/python eval/perplexity.py --model $(LM) --data data/quickstart --split test --out $(LM)/perplexity.json
+	@$(BIN)/python eval/perplexity.py --model runs/$@-lm-continued --data data/$@ --split test $(SAMPLE) \
+		--out runs/$@-lm-continued/perplexity.json
 	@echo "three-level VAE (ELBO, rates and structure included):"
-	@$(BIN)/python eval/perplexity.py --model $(QUICK) --data data/quickstart --split test --out $(QUICK)/perplexity.json
-	@$(BIN)/python eval/latents.py --model $(QUICK) --data data/quickstart --split test --out $(QUICK)/latents.json
-	@echo "== 6/6  two documents with one theme, and a search by meaning"
-	@$(BIN)/textvae generate --model $(QUICK) --theme-seed 3 --num 2
-	@$(BIN)/textvae embed data/quickstart --model $(QUICK) --out $(QUICK)/index
-	@$(BIN)/textvae search $(QUICK)/index "Read rows from a comma separated file" -k 5
+	@$(BIN)/python eval/perplexity.py --model runs/$@ --data data/$@ --split test $(SAMPLE) --out runs/$@/perplexity.json
+	@$(BIN)/python eval/latents.py --model runs/$@ --data data/$@ --split test $(SAMPLE) --reconstruct 5 \
+		--out runs/$@/latents.json
+	@echo "== 6/6  a search by meaning, and documents with the themes of two others"
+	@$(BIN)/textvae embed data/$@ --model runs/$@ --out runs/$@/index
+	@$(BIN)/textvae search runs/$@/index "Read rows from a comma separated file" -k 5
+	@$(BIN)/textvae generate --model runs/$@ --theme-id runs/$@/index $(word 1,$(THEMES)) --num 2 --top-p 0.9
+	@$(BIN)/textvae generate --model runs/$@ --theme-id runs/$@/index $(word 2,$(THEMES)) --top-p 0.9
 
-data/quickstart/textvae_data.json: | $(INSTALLED)
+data/quickstart/textvae_data.json data/quickstart-small/textvae_data.json: | $(INSTALLED)
 	@echo "== 1/6  the documentation inside this Python environment, as a corpus"
-	rm -rf data/quickstart
-	$(BIN)/textvae prepare python-docs --out data/quickstart --vocabulary-size 4096 --max-document-sentences 32 \
-		--num-proc 2 --cache-features
+	rm -rf $(@D)
+	$(BIN)/textvae prepare python-docs --out $(@D) $(PREPARE) --max-document-sentences 32 --num-proc 2 --cache-features
 
 test: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -89,6 +89,9 @@ class DecoderConfig:
     conditioning_width: PositiveInt = 512
     logit_rank: Annotated[int, Field(ge=0)] = 128
     """Rank of the latents' own path to the logits, a topic model beside the decoder; 0 leaves it out."""
+    topic_start: Literal["random", "embeddings"] = "random"
+    """What that path's rows are before they are trained: drawn, or made of the decoder's output embeddings, which pays
+    for a pretrained decoder (EXPERIMENTS.md)."""
     word_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability of hiding an input token during training (Bowman et al. 2016)."""
     context_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -28,6 +28,19 @@ class TopicHead(nn.Linear):
         counts = F.pad(counts.float(), (0, self.out_features - len(counts))) + 1
         self.unigram.copy_((counts / counts.sum()).log())
 
+    @torch.no_grad()
+    def start_from(self, embeddings: Tensor) -> None:
+        """Rows that know already which words are alike: the principal components of the decoder's output embeddings
+        [V, H], all of one variance under the square root of the tokens' frequencies. A word that is rare in the
+        training text then moves with those like it (the embedded topic model, Dieng et al. 2020)."""
+        rows = embeddings.detach().float()
+        weight = (self.unigram / 2).softmax(0)
+        rows = rows - weight @ rows
+        variance, directions = torch.linalg.eigh((rows * weight[:, None]).T @ rows)
+        kept = slice(-self.in_features, None)
+        rows = rows @ (directions[:, kept] / variance[kept].clamp(min=1e-12).sqrt())
+        self.weight.copy_(rows / math.sqrt(3 * self.in_features))  # the variance of a linear layer's own start
+
     def bag_log_prob(self, topics: Tensor) -> Tensor:
         """Log-probabilities [S, V] of a bag of words given topics [S, rank]: unigram frequencies, moved by them."""
         return (self.unigram + self(topics).float()).log_softmax(-1)

@@ -24,6 +24,7 @@ from textvae.data.loader import StepBatches, TrainingSteps, training_loader, wal
 from textvae.data.plan import BatchPlan, spread
 from textvae.devices import best_precision, choose_device
 from textvae.model.adapter import ADAPTER
+from textvae.model.backbone import output_layer
 from textvae.model.noise import KeyedNoise
 from textvae.text_vae import HierarchicalTextVAE
 from textvae.training.checkpoint import Checkpoints
@@ -63,6 +64,8 @@ def train(config: Config) -> Path:
         check_features(plain, training)
         if plain.decoder.topic_head is not None:
             plain.decoder.topic_head.set_unigram(torch.from_numpy(training.word_counts))
+            if settings.start_from is None and config.model.decoder.topic_start == "embeddings":
+                plain.decoder.topic_head.start_from(output_layer(plain.decoder.backbone).weight)
     freeze_unused(plain, config.objective)
     plain.set_chunk_tokens(config.data.micro_batch_tokens)
     optimizer = torch.optim.AdamW(parameter_groups(plain, settings), fused=True)
