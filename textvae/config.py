@@ -92,6 +92,9 @@ class DecoderConfig:
     topic_start: Literal["random", "embeddings"] = "random"
     """What that path's rows are before they are trained: drawn, or made of the decoder's output embeddings, which pays
     for a pretrained decoder (EXPERIMENTS.md)."""
+    topic_weight: Annotated[float, Field(gt=0)] = 1.0
+    """Power of that path's prediction beside the decoder's. The two are multiplied, and what both know counts twice: a
+    decoder that knows its language wants less than 1 (EXPERIMENTS.md). A bag of words has the path alone, at 1."""
     word_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability of hiding an input token during training (Bowman et al. 2016)."""
     context_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0

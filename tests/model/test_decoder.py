@@ -305,9 +305,10 @@ def test_a_bag_of_words_knows_its_sentences_latents_and_no_order() -> None:
 
 
 @torch.no_grad()
-def test_topic_logits_multiply_the_decoders_prediction() -> None:
-    """p(word) in proportion to p_decoder(word) times exp(topic logits)."""
-    vae = tiny.model(("document",), logit_rank=7)
+@pytest.mark.parametrize("weight", [1.0, 0.4])
+def test_topic_logits_multiply_the_decoders_prediction(weight: float) -> None:
+    """p(word) in proportion to p_decoder(word) times exp(topic logits) to the power of their weight."""
+    vae = tiny.model(("document",), logit_rank=7, topic_weight=weight)
     z = {"document": torch.randn(1, 6, generator=torch.Generator().manual_seed(0))}
     vectors = vae.decoder.conditioner(z)
     ids = torch.tensor([[tiny.START, 5, 9]])
@@ -315,7 +316,7 @@ def test_topic_logits_multiply_the_decoders_prediction() -> None:
     topics = vae.decoder.topic_head(vae.decoder.topics(vectors))
     vae.decoder.topic_head.weight.zero_()
     without, _ = vae.decoder.step(ids, vectors, DynamicCache(config=vae.decoder.backbone.config))
-    expected = without.softmax(-1) * topics.exp()
+    expected = without.softmax(-1) * topics.exp() ** weight
     assert topics.abs().max() > 0.1
     torch.testing.assert_close(with_topics.softmax(-1), expected / expected.sum())
 

@@ -70,6 +70,7 @@ class Decoder(nn.Module):
         self.all_tied_weights_keys = tied_weights(backbone)
         self.layout = layout
         self.word_dropout = config.word_dropout
+        self.topic_weight = config.topic_weight
         self.context_dropout = config.context_dropout
         self.checkpointing = config.gradient_checkpointing
         if config.attention is not None:
@@ -193,7 +194,8 @@ class Decoder(nn.Module):
             states = add_latents(states, vectors[self.sites.blocks], sentence)
         logits = output_logits(self.backbone, states).float()
         if self.topic_head is not None and vectors is not None:
-            logits = logits + self.topic_head(at_tokens(self.topics(vectors), sentence))
+            topics = self.topic_weight * self.topics(vectors)
+            logits = logits + self.topic_head(at_tokens(topics, sentence))
         return logits
 
     def _event_logits(self, states: Tensor) -> Tensor:
