@@ -3,7 +3,6 @@ BIN := .venv/bin
 LAUNCH := $(BIN)/accelerate launch --cpu --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 	--num_cpu_threads_per_process $(shell nproc 2>/dev/null || echo 2)
 INSTALLED := .venv/installed
-THEMES := python/csv python/random
 
 export TOKENIZERS_PARALLELISM := true
 export HF_HUB_OFFLINE ?= 1
@@ -40,11 +39,13 @@ quickstart quickstart-small: %: data/%/textvae_data.json
 	@$(BIN)/python eval/perplexity.py --model runs/$@ --data data/$@ --split test $(SAMPLE) --out runs/$@/perplexity.json
 	@$(BIN)/python eval/latents.py --model runs/$@ --data data/$@ --split test $(SAMPLE) --reconstruct 5 \
 		--out runs/$@/latents.json
-	@echo "== 6/6  a search by meaning, and documents with the themes of two others"
+	@echo "== 6/6  a search by meaning, and documents with a fixed theme"
 	@$(BIN)/textvae embed data/$@ --model runs/$@ --out runs/$@/index
 	@$(BIN)/textvae search runs/$@/index "Read rows from a comma separated file" -k 5
-	@$(BIN)/textvae generate --model runs/$@ --theme-id runs/$@/index $(word 1,$(THEMES)) --num 2 --top-p 0.9
-	@$(BIN)/textvae generate --model runs/$@ --theme-id runs/$@/index $(word 2,$(THEMES)) --top-p 0.9
+	@echo "two documents with the theme of examples/tables.txt:"
+	@$(BIN)/textvae generate --model runs/$@ --theme-from examples/tables.txt --num 2 --top-p 0.9
+	@echo "and one with that of examples/threads.txt:"
+	@$(BIN)/textvae generate --model runs/$@ --theme-from examples/threads.txt --top-p 0.9
 
 data/quickstart/textvae_data.json data/quickstart-small/textvae_data.json: | $(INSTALLED)
 	@echo "== 1/6  the documentation inside this Python environment, as a corpus"
