@@ -56,7 +56,7 @@ test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses logical --dist worksteal
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check --fix .
