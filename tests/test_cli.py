@@ -1,6 +1,7 @@
 """Commands as a user types them, in this process; errors are one line and exit status 2."""
 
 import importlib.util
+import io
 import json
 import sys
 from collections.abc import Callable
@@ -141,6 +142,21 @@ def test_a_document_is_found_by_its_own_text(
         assert found[1].strip() == single.sentences[0]
         if level == "document":
             assert found[0].split()[2] in equals
+
+
+def test_queries_are_read_line_by_line(
+    run: str, text_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    index, queries = str(tmp_path / "index"), ["Old Marta watched it.", "A single boat moved out."]
+    assert main(["embed", text_file, "--model", run, "--out", index]) == 0
+    capsys.readouterr()
+    alone = []
+    for query in queries:
+        assert main(["search", index, query, "--level", "sentence"]) == 0
+        alone.append(capsys.readouterr().out)
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join([queries[0], "", queries[1]])))
+    assert main(["search", index, "--level", "sentence"]) == 0
+    assert capsys.readouterr().out == "".join(f"{answer}\n" for answer in alone)
 
 
 def test_what_was_set_aside_is_counted(run: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

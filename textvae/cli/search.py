@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from textvae.cli.common import add_model, load_model, shortened
 from textvae.search.index import Index
+from textvae.text_vae import HierarchicalTextVAE
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("search", help="find units of an embedded corpus by meaning")
     parser.add_argument("index", metavar="INDEX")
-    parser.add_argument("query")
+    parser.add_argument("query", nargs="?", help="without one, queries are read line by line from standard input")
     parser.add_argument("-k", type=int, default=10, help="results (default: %(default)s)")
     parser.add_argument("--level", help="level to search (default: the top)")
     add_model(parser, required=False, said="of the model that made the index (default: where it was then)")
@@ -21,6 +23,16 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(arguments: argparse.Namespace) -> None:
     index = Index(arguments.index)
     model = load_model(arguments, index.find_model(arguments.model))
-    for rank, found in enumerate(index.search(model, arguments.query, arguments.level, arguments.k), start=1):
+    if arguments.query is not None:
+        _answer(index, model, arguments, arguments.query)
+        return
+    for line in sys.stdin:
+        if line.strip():
+            _answer(index, model, arguments, line)
+            print(flush=True)
+
+
+def _answer(index: Index, model: HierarchicalTextVAE, arguments: argparse.Namespace, query: str) -> None:
+    for rank, found in enumerate(index.search(model, query, arguments.level, arguments.k), start=1):
         title = f" ({found.title})" if found.title else ""
         print(f"{rank:>3}. {found.score:.3f}  {found.document}{title}\n     {shortened(found.text, 200)}")

@@ -35,12 +35,13 @@ class SearchResult:
 class Index:
     """An embedded corpus, ready to be searched.
 
-    Raises ValueError for a folder that is no index.
+    A level is opened and checked once, and stays mapped. Raises ValueError for a folder that is no index.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.description = IndexDescription.read(self.folder)
+        self._open: dict[str, pyarrow.Table] = {}
 
     @property
     def levels(self) -> tuple[str, ...]:
@@ -77,7 +78,7 @@ class Index:
                 f"the model has {len(sought)} dimensions at level '{level}', the index {len(described.mean)}: search "
                 "with the model that made it"
             )
-        units = read_level(self.folder, self.description, level)
+        units = self._units(level)
         scores = np.concatenate([similarities(part, sought, described) for part in embeddings_of(units)])
         if not np.isfinite(scores).all():
             raise ValueError(f"'{self.folder / level}' is damaged: embeddings are not finite; embed the corpus again")
@@ -95,7 +96,7 @@ class Index:
         """
         level = self.levels[0] if level is None else level
         self._check(level, 1)
-        units = read_level(self.folder, self.description, level)
+        units = self._units(level)
         found = units.filter(pyarrow.compute.equal(units.column("document"), document))
         if not len(found):
             raise ValueError(
@@ -103,6 +104,11 @@ class Index:
                 f"'{units.column('document')[0].as_py()}'"
             )
         return np.concatenate(list(embeddings_of(found)))
+
+    def _units(self, level: str) -> pyarrow.Table:
+        if level not in self._open:
+            self._open[level] = read_level(self.folder, self.description, level)
+        return self._open[level]
 
     def _check(self, level: str, k: int) -> LevelDescription:
         if level not in self.levels:
