@@ -136,7 +136,7 @@ def test_a_document_is_found_by_its_own_text(
     assert main(["embed", str(prepared), "--model", run, "--out", index]) == 0
     assert f"{len(split)} documents\nembedded into {index}: {len(split)} documents, " in capsys.readouterr().out
     for level in DOCUMENT:
-        assert main(["search", index, single.sentences[0], "-k", "3", "--level", level]) == 0
+        assert main(["search", index, single.sentences[0], "-k", "3", "--level", level, "--by", "latents"]) == 0
         *found, _, _, _, _ = capsys.readouterr().out.splitlines()
         assert found[0].split()[:2] == ["1.", "1.000"]
         assert found[1].strip() == single.sentences[0]

@@ -19,7 +19,7 @@ from textvae.data.dataset import Documents
 from textvae.data.document import EncodedDocument, SourceDocument
 from textvae.data.text.processor import DocumentProcessor
 from textvae.runs import load_run
-from textvae.search.embed import embed_corpus
+from textvae.search.embed import embed_corpus, unit_texts
 from textvae.search.index import Index, embed_query
 from textvae.search.storage import IndexDescription, Moments, embeddings_of, read_level
 from textvae.text_vae import HierarchicalTextVAE
@@ -114,7 +114,7 @@ def test_an_embedding_that_is_interrupted_leaves_nothing_in_the_way(
 
 
 def test_a_document_of_one_sentence_is_found_by_it(model: HierarchicalTextVAE, index: Path) -> None:
-    (best, *_) = Index(index).search(model, TEXTS["wall"], "document", k=1)
+    (best, *_) = Index(index).search(model, TEXTS["wall"], "document", k=1, by="latents")
     assert (best.document, best.text) == ("wall", TEXTS["wall"])
     assert best.score == pytest.approx(1, abs=1e-4)
 
@@ -122,9 +122,9 @@ def test_a_document_of_one_sentence_is_found_by_it(model: HierarchicalTextVAE, i
 @pytest.mark.parametrize("level", DOCUMENT)
 def test_one_document_has_finite_scores(model: HierarchicalTextVAE, run: str, tmp_path: Path, level: str) -> None:
     embed_corpus(model, documents_of(model, {"wall": TEXTS["wall"]}), tmp_path / "index", run)
-    (found,) = Index(tmp_path / "index").search(model, "ferry", level)
+    (found,) = Index(tmp_path / "index").search(model, "ferry", level, by="latents")
     assert -1 <= found.score <= 1
-    (itself,) = Index(tmp_path / "index").search(model, TEXTS["wall"], level)
+    (itself,) = Index(tmp_path / "index").search(model, TEXTS["wall"], level, by="latents")
     assert itself.score == pytest.approx(1, abs=1e-4)
 
 
@@ -132,9 +132,51 @@ def test_dimensions_that_do_not_vary_say_nothing(model: HierarchicalTextVAE, run
     """Two copies of a text: what they have in common is compared as it is."""
     copies = {"one": TEXTS["wall"], "two": TEXTS["wall"]}
     embed_corpus(model, documents_of(model, copies), tmp_path / "copies", run)
-    found = Index(tmp_path / "copies").search(model, "soup")
+    found = Index(tmp_path / "copies").search(model, "soup", by="latents")
     assert found[0].score == pytest.approx(found[1].score, abs=1e-6)
     assert 0.01 < abs(found[0].score) <= 1
+
+
+@pytest.mark.parametrize("level", DOCUMENT)
+def test_by_words_is_how_much_likelier_a_unit_makes_the_query(
+    model: HierarchicalTextVAE, index: Path, level: str
+) -> None:
+    query = "Marta went to light the stove"
+    documents = [documents_of(model, TEXTS).read(row) for row in range(len(TEXTS))]
+    batch = model.batch(documents)
+    depth, inferred = batch.level_number(level), model.latents(batch)
+    above = [name for name in DOCUMENT if batch.level_number(name) <= depth]
+    z = {name: inferred[name].mean[batch.ancestor(depth, batch.level_number(name))] for name in above}
+    ids = model.processor.decoder_tokenizer(f" {query}", add_special_tokens=False)["input_ids"]
+    head = model.decoder.topic_head
+    with torch.no_grad():
+        expected = (model.decoder.bag_log_prob(z) - head.unigram)[:, ids].mean(1)
+    found = Index(index).scores(model, query, level, "words")
+    np.testing.assert_allclose(np.sort(found), np.sort(expected.numpy()), atol=1e-5)
+    assert np.ptp(found) > 0.01
+    best = Index(index).search(model, query, level, k=1, by="words")[0]
+    assert best.text == unit_texts(documents, batch, depth)[int(expected.argmax())]
+
+
+def test_both_counts_deviations_of_latents_and_words_alike(model: HierarchicalTextVAE, index: Path) -> None:
+    scores = {by: Index(index).scores(model, "the boat", "sentence", by) for by in ("latents", "words", "both")}
+    standard = [(scores[by] - scores[by].mean()) / scores[by].std() for by in ("latents", "words")]
+    np.testing.assert_allclose(scores["both"], sum(standard), atol=1e-4)
+    assert np.abs(scores["both"]).max() > 0.1
+
+
+def test_without_topics_latents_are_what_is_searched(
+    settings: Callable[..., ModelConfig], make_processor: Callable[..., DocumentProcessor], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    given = settings(*DOCUMENT, logit_rank=0)
+    plain = build_model(replace(given, encoder=replace(given.encoder, words=False)), make_processor()).eval()
+    plain.save_pretrained(tmp_path / "run")
+    embed_corpus(plain, documents_of(plain, TEXTS), tmp_path / "index", str(tmp_path / "run"))
+    index = Index(tmp_path / "index")
+    assert index.search(plain, "boat") == index.search(plain, "boat", by="latents")
+    with pytest.raises(ValueError, match="no topics to find words by"):
+        index.search(plain, "boat", by="words")
 
 
 def test_k_is_checked_and_all_units_are_the_most(model: HierarchicalTextVAE, index: Path) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import get_args
 
 from textvae.cli.common import add_model, load_model, shortened
-from textvae.search.index import Index
+from textvae.search.index import By, Index
 from textvae.text_vae import HierarchicalTextVAE
 
 
@@ -16,6 +17,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("query", nargs="?", help="without one, queries are read line by line from standard input")
     parser.add_argument("-k", type=int, default=10, help="results (default: %(default)s)")
     parser.add_argument("--level", help="level to search (default: the top)")
+    parser.add_argument(
+        "--by",
+        choices=get_args(By),
+        help="cosine of the latents, probability of the query's words under the units' topics, or (default) both",
+    )
     add_model(parser, required=False, said="of the model that made the index (default: where it was then)")
     parser.set_defaults(command=run)
 
@@ -33,6 +39,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _answer(index: Index, model: HierarchicalTextVAE, arguments: argparse.Namespace, query: str) -> None:
-    for rank, found in enumerate(index.search(model, query, arguments.level, arguments.k), start=1):
+    for rank, found in enumerate(index.search(model, query, arguments.level, arguments.k, arguments.by), start=1):
         title = f" ({found.title})" if found.title else ""
         print(f"{rank:>3}. {found.score:.3f}  {found.document}{title}\n     {shortened(found.text, 200)}")

@@ -6,7 +6,7 @@ Embeddings are posterior means, inferred with the ancestors' means.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import reduce
@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from torch import Tensor
 
 from textvae.damage import sha256_of
 from textvae.data.batch import DocumentBatch
@@ -24,6 +25,7 @@ from textvae.data.document import EncodedDocument
 from textvae.data.loader import DocumentGroup, walk
 from textvae.search.origin import ModelOrigin
 from textvae.search.storage import FORMAT, IndexDescription, LevelDescription, Moments, ShardWriter
+from textvae.search.words import normalisers, unit_topics
 from textvae.text_vae import HierarchicalTextVAE
 
 
@@ -117,8 +119,11 @@ def _write_shard(
 @torch.no_grad()
 def _write_group(model: HierarchicalTextVAE, group: DocumentGroup, writers: dict[str, ShardWriter]) -> None:
     above: str | None = None
+    inferred = model.latents(group.batch)
     before = {name: writer.moments.count for name, writer in writers.items()}
-    for name, latents in model.latents(group.batch).items():
+    down_to: dict[str, Tensor] = {}
+    for name, latents in inferred.items():
+        down_to[name] = latents.mean
         level = group.batch.level_number(name)
         members = [group.members[document] for document in latents.document.tolist()]
         parents: list[int | None] = [None] * len(members)
@@ -132,9 +137,19 @@ def _write_group(model: HierarchicalTextVAE, group: DocumentGroup, writers: dict
             "title": [member.title for member in members],
             "parent": parents,
             "text": unit_texts(group.members, group.batch, level),
+            "normaliser": _normalisers(model, group.batch, down_to),
         }
         writers[name].write(latents.mean.float().cpu().numpy(), columns)
         above = name
+
+
+def _normalisers(model: HierarchicalTextVAE, batch: DocumentBatch, means: Mapping[str, Tensor]) -> list[float | None]:
+    """Of the units of the last level of `means`, which has those of the levels above, too, each [U_l, Z_l]."""
+    level = batch.level_number(list(means)[-1])
+    if model.decoder.topic_head is None:
+        return [None] * len(batch.levels[level])
+    z = {name: mean[batch.ancestor(level, batch.level_number(name))] for name, mean in means.items()}
+    return normalisers(model, unit_topics(model, z)).tolist()
 
 
 def unit_texts(documents: Sequence[EncodedDocument], batch: DocumentBatch, level: int) -> list[str]:

@@ -7,26 +7,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow
 import pyarrow.compute
 import torch
+from torch import Tensor
 
 from textvae.data.document import SourceDocument
 from textvae.data.text.segmentation import normalise
 from textvae.search.storage import IndexDescription, LevelDescription, embeddings_of, read_level
+from textvae.search.words import topic_head, unit_topics, word_scores
 from textvae.text_vae import HierarchicalTextVAE
 
 SMALLEST_DEVIATION = 1e-6
 """A dimension that varies less tells no units apart."""
 
 
+By = Literal["latents", "words", "both"]
+"""What a unit is found by: the cosine of standardised embeddings, in [-1, 1]; the words of the query, under the unit's
+topics (`search.words`), nats per token; the sum of both, each in standard deviations over the level's units."""
+
+
 @dataclass(frozen=True)
 class SearchResult:
     score: float
-    """Cosine similarity of standardised embeddings, in [-1, 1]."""
+    """As `By` says."""
     document: str
     title: str | None
     text: str
@@ -42,6 +49,7 @@ class Index:
         self.folder = Path(folder)
         self.description = IndexDescription.read(self.folder)
         self._open: dict[str, pyarrow.Table] = {}
+        self._known_topics: dict[str, tuple[Tensor, Tensor]] = {}
 
     @property
     def levels(self) -> tuple[str, ...]:
@@ -56,15 +64,30 @@ class Index:
         return self.description.model.find(self.folder, named)
 
     def search(
-        self, model: HierarchicalTextVAE, query: str, level: str | None = None, k: int = 10
+        self, model: HierarchicalTextVAE, query: str, level: str | None = None, k: int = 10, by: By | None = None
     ) -> list[SearchResult]:
-        """The `k` units (or all, if there are fewer) of `level` (default: the top) nearest to the query.
+        """The `k` units (or all, if there are fewer) of `level` (default: the top) that fit the query best, found `by`
+        what that says (default: both; latents for a model without topics).
 
-        `model`: the one of `find_model`. Raises ValueError for an empty query, and as `nearest` does.
+        `model`: the one of `find_model`. Raises ValueError for an empty query, for words where the model has no topics,
+        and as `nearest` does.
         """
         level = self.levels[0] if level is None else level
         self._check(level, k)
-        return self.nearest(embed_query(model, query, level), level, k)
+        if by is None:
+            by = "latents" if model.decoder.topic_head is None else "both"
+        return self._best(self.scores(model, query, level, by), level, k)
+
+    def scores(self, model: HierarchicalTextVAE, query: str, level: str, by: By) -> np.ndarray:
+        """[U] of all units of a level, in their order. Raises ValueError as `search` does."""
+        found = []
+        if by in ("latents", "both"):
+            found.append(self._similarities(embed_query(model, query, level), level))
+        if by in ("words", "both"):
+            found.append(word_scores(model, *self._topics(model, level), checked_query(query)).cpu().numpy())
+        if len(found) == 1:
+            return found[0]
+        return sum((scores - scores.mean()) / max(scores.std(), SMALLEST_DEVIATION) for scores in found)
 
     def nearest(self, sought: np.ndarray, level: str, k: int = 10) -> list[SearchResult]:
         """The `k` units of `level` nearest to an embedding [Z].
@@ -72,22 +95,47 @@ class Index:
         Raises ValueError for a level that is not there, a `k` below 1, an embedding of another size and a damaged
         index.
         """
-        described = self._check(level, k)
+        self._check(level, k)
+        return self._best(self._similarities(sought, level), level, k)
+
+    def _similarities(self, sought: np.ndarray, level: str) -> np.ndarray:
+        described = self._check(level, 1)
         if len(sought) != len(described.mean):
             raise ValueError(
                 f"the model has {len(sought)} dimensions at level '{level}', the index {len(described.mean)}: search "
                 "with the model that made it"
             )
-        units = self._units(level)
-        scores = np.concatenate([similarities(part, sought, described) for part in embeddings_of(units)])
+        scores = np.concatenate([similarities(part, sought, described) for part in embeddings_of(self._units(level))])
         if not np.isfinite(scores).all():
             raise ValueError(f"'{self.folder / level}' is damaged: embeddings are not finite; embed the corpus again")
+        return scores
+
+    def _best(self, scores: np.ndarray, level: str, k: int) -> list[SearchResult]:
         best = torch.from_numpy(scores).topk(min(k, len(scores)))
-        rows = (self._row(units, number) for number in best.indices.tolist())
+        rows = (self._row(self._units(level), number) for number in best.indices.tolist())
         return [
             SearchResult(score, row["document"], row["title"], row["text"])
             for score, row in zip(best.values.tolist(), rows, strict=True)
         ]
+
+    def _topics(self, model: HierarchicalTextVAE, level: str) -> tuple[Tensor, Tensor]:
+        """Topics [U, K] of all units of a level, and their normalisers [U]."""
+        if level not in self._known_topics:
+            topic_head(model)
+            rows, z = np.arange(len(self._units(level))), {}
+            for name in reversed(self.levels[: self.levels.index(level) + 1]):
+                units = self._units(name)
+                z[name] = torch.from_numpy(np.concatenate(list(embeddings_of(units)))[rows]).to(model.device)
+                if name != self.levels[0]:
+                    rows = units.column("parent").to_numpy()[rows]
+            divisors = self._units(level).column("normaliser").to_numpy()
+            if not np.isfinite(divisors).all():
+                raise ValueError(
+                    f"'{self.folder / level}' is damaged: normalisers are not finite; embed the corpus again"
+                )
+            topics = unit_topics(model, {name: z[name] for name in self.levels if name in z})
+            self._known_topics[level] = topics, torch.tensor(divisors, device=model.device)
+        return self._known_topics[level]
 
     def embedding(self, document: str, level: str | None = None) -> np.ndarray:
         """[U, Z] of the units of `level` (default: the top) of the document with the id `document`, in reading order.
@@ -127,15 +175,21 @@ class Index:
         return part.to_pylist()[0]
 
 
+def checked_query(query: str) -> str:
+    """In normal form. Raises ValueError for a query without text."""
+    text = normalise(query)
+    if not text.strip():
+        raise ValueError("the query is empty: give some words to search for")
+    return text
+
+
 def embed_query(model: HierarchicalTextVAE, query: str, level: str) -> np.ndarray:
     """[Z] in float32: the query as a document of one unit at every level, all of it in one sentence (or, where it is
     too long for one, the mean of its sentences). Raises ValueError for a query without text and for a level that the
     model does not have."""
     if level not in model.level_names:
         raise ValueError(f"the model has no level '{level}'; it has {', '.join(model.level_names)}")
-    text = normalise(query)
-    if not text.strip():
-        raise ValueError("the query is empty: give some words to search for")
+    text = checked_query(query)
     depth = len(model.config.hierarchy) - 1
     units: list[Any] = [text]
     for _ in range(depth - 1):

@@ -24,7 +24,7 @@ from textvae.damage import verify
 from textvae.search.origin import ModelOrigin
 
 INDEX_FILE = "index.json"
-FORMAT = 3
+FORMAT = 4
 _LEVEL_NAME = re.compile(r"\w[\w-]*")
 
 Numbers = Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=1)]
@@ -40,6 +40,7 @@ def unit_schema(size: int) -> pyarrow.Schema:
             "title": pyarrow.string(),
             "parent": pyarrow.int64(),  # row of the unit of the next level above, in the same shard; null at the top
             "text": pyarrow.string(),
+            "normaliser": pyarrow.float32(),  # of its words (`search.words`); null for a model without topics
             "embedding": pyarrow.list_(pyarrow.float32(), size),
         }
     )
