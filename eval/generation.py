@@ -21,7 +21,7 @@ from textvae.cli.evaluation import evaluation_parser, open_evaluation, run_scrip
 from textvae.cli.source_options import open_source
 from textvae.cli.writing_options import SAMPLING, add_sampling, sampling
 from textvae.data.dataset import Documents
-from textvae.data.document import EncodedDocument, SourceDocument
+from textvae.data.document import EncodedDocument
 from textvae.evaluation.generation import (
     ENCODER,
     OWN,
@@ -67,6 +67,12 @@ def run(arguments: argparse.Namespace) -> None:
     process, model, documents = open_evaluation(arguments)
     _ = model.theme_level  # which a model without one refuses
     chosen = choose_themes(documents, arguments.themes)
+    # What may be wrong is found out before the writing, which takes the time.
+    judge = Judge(arguments.judge, model.device) if arguments.judge else None
+    training = None
+    if arguments.copied_from:
+        whole = argparse.Namespace(**vars(arguments) | {"limit": None})
+        training = open_source(whole, arguments.data, model, arguments.copied_from)
     real = [chosen.read(row) for row in range(len(chosen))]
     themes = embed(model, real)
     groups = write_under_themes(model, themes.theme, arguments.num, arguments.seed, options, process)
@@ -74,12 +80,7 @@ def run(arguments: argparse.Namespace) -> None:
         return
     of = np.repeat(np.arange(len(real)), arguments.num)
     written = list(chain.from_iterable(groups))
-    encoded = model.process(
-        [
-            SourceDocument(f"{real[number].id}/{place}", document.text)
-            for place, (number, document) in enumerate(zip(of, written, strict=True))
-        ]
-    )
+    encoded = [model.processor.encode_written(d.structure, d.plan.sentences or ()) for d in written]
     again = embed(model, encoded)
     drifted = drift(again, themes, of)
     texts = {"written": [document.text for document in written], "real": [document.text() for document in real]}
@@ -100,13 +101,11 @@ def run(arguments: argparse.Namespace) -> None:
         "diversity": _diversity(groups, real, texts),
         "structure": {"written": asdict(structure(encoded)), "real": asdict(structure(real))},
     }
-    if arguments.judge:
-        judge = Judge(arguments.judge, model.device)
+    if judge is not None:
         result["fluency"] = {"judge": arguments.judge} | {
             f"{name}_nats_per_token": judge.nats_per_token(of_kind) for name, of_kind in texts.items()
         }
-    if arguments.copied_from:
-        training = open_source(arguments, arguments.data, model, arguments.copied_from)
+    if training is not None:
         result["copied"] = copied(texts, (training.read(row).text() for row in range(len(training))))
     write_json(arguments.out, _without_nan(result))
     if arguments.documents:
@@ -148,7 +147,7 @@ def _diversity(
     groups: Sequence[Sequence[GeneratedDocument]], real: Sequence[EncodedDocument], texts: dict[str, list[str]]
 ) -> dict[str, float]:
     words = min(sum(len(text.split()) for text in of_kind) for of_kind in texts.values())
-    within = [list(chain.from_iterable(document.text.split("\n\n") for document in group)) for group in groups]
+    within = [[text for document in group for text in document.paragraphs] for group in groups]
     return {
         "self_bleu": self_bleu(within),
         "distinct_2": distinct(texts["written"], 2, words),
@@ -170,6 +169,7 @@ def _without_nan(value: Any) -> Any:
 
 
 def _write_documents(path: str, themes: Sequence[str], written: Sequence[GeneratedDocument], drifted: Drift) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     with Path(path).open("w", encoding="utf-8") as file:
         for name, document, rows in zip(themes, written, drifted.written, strict=True):
             record = {

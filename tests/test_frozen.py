@@ -109,13 +109,17 @@ def test_merged_the_model_is_whole_and_scores_what_it_scored(
     base: str, settings: Settings, make_processor: Processors, tmp_path: Path, save_frozen: bool
 ) -> None:
     run, merged = tmp_path / "run", tmp_path / "merged"
-    model = adapted(settings, make_processor(), base, save_frozen=save_frozen)
+    model = adapted(settings, make_processor(), base, save_frozen=save_frozen, trainable=False)
     model.save_pretrained(run)
     assert main(["merge", "--model", str(run), "--out", str(merged)]) == 0
     shutil.rmtree(base)
     loaded = HierarchicalTextVAE.from_pretrained(merged).eval()
     torch.testing.assert_close(nll(loaded), nll(model))
     assert not any(ADAPTER in name for name in loaded.state_dict())
+    assert not loaded.config.references
+    again = adapted(settings, make_processor(), str(merged), save_frozen=False)
+    with pytest.raises(ValueError, match="save_frozen=true"):
+        again.save_pretrained(tmp_path / "again")
 
 
 def test_without_adapters_there_is_nothing_to_merge(

@@ -71,7 +71,9 @@ class LevelLatents:
 @dataclass(frozen=True)
 class GeneratedDocument:
     text: str
-    """Paragraphs (units above the lowest level) are separated by blank lines."""
+    """The paragraphs between blank lines."""
+    paragraphs: list[str]
+    """Units above the lowest level; the whole document, if there is one level."""
     sentences: list[str]
     structure: list[list[int]]
     """Number of children of every unit, by level, top first."""
@@ -236,7 +238,7 @@ class HierarchicalTextVAE(DocumentVAE):
         ends = accumulate(counts, initial=0)
         paragraphs = [self.processor.join(document.sentences[start:end]) for start, end in pairwise(ends)]
         sentences = [self.processor.join([ids]) for ids in document.sentences]
-        return GeneratedDocument("\n\n".join(paragraphs), sentences, document.structure, document.plan)
+        return GeneratedDocument("\n\n".join(paragraphs), paragraphs, sentences, document.structure, document.plan)
 
 
 def _described(folder: Path) -> dict[str, str]:

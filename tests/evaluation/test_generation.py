@@ -13,7 +13,10 @@ from run_scripts import forked, refusal, run_script
 from tiny import DOCUMENT
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
+from textvae.build import build_model
+from textvae.config import ModelConfig
 from textvae.data.dataset import Documents, load_prepared
+from textvae.data.text.processor import DocumentProcessor
 from textvae.evaluation.generation import (
     Embedded,
     Judge,
@@ -112,8 +115,8 @@ def test_themes_are_of_different_sources(prepared: Path) -> None:
 def test_the_file_holds_what_was_written_and_what_real_text_gives(
     run: str, prepared: Path, decoder_folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, documents = tmp_path / "generation.json", tmp_path / "documents.jsonl"
-    more = ("--num", "2", "--copied-from", "train", "--documents", str(documents))
+    out, documents = tmp_path / "generation.json", tmp_path / "new" / "documents.jsonl"
+    more = ("--num", "2", "--copied-from", "train", "--documents", str(documents), "--limit", "3")
     assert run_script(*command(run, prepared, out, *more)) == 0
     found = json.loads(out.read_text(encoding="utf-8"))
     written = [json.loads(line) for line in documents.read_text(encoding="utf-8").splitlines()]
@@ -121,7 +124,7 @@ def test_the_file_holds_what_was_written_and_what_real_text_gives(
     assert found["theme"]["chance"] == pytest.approx(1 / 3)
     assert found["copied"]["real"] == 1, "the real documents are the training text"
     assert found["copied"]["written"] < 0.1
-    assert all(len(record["theme_similarity"]) == len(record["text"].split("\n\n")) for record in written)
+    assert all(len(record["theme_similarity"]) == record["structure"][0][0] for record in written)
     assert "chance 33.3%" in capsys.readouterr().out
 
 
@@ -142,3 +145,20 @@ def test_a_model_without_themes_is_refused(
     out = tmp_path / "generation.json"
     script, *arguments = command(make_run("sentence"), prepared, out)
     assert "a theme is a latent at level 'document'" in refusal(capsys, out, script, *arguments)
+
+
+def test_four_levels_are_measured_too(
+    settings: Callable[..., ModelConfig], make_processor: Callable[..., DocumentProcessor], tmp_path: Path
+) -> None:
+    """Documents that plain text cannot tell: what is written is encoded as it was planned."""
+    levels = ("book", "chapter", "paragraph", "sentence")
+    units = [[["The boat moved out.", "It was late."], ["The wind rose."]], [["Is there soup?"]]]
+    data = tmp_path / "data.jsonl"
+    data.write_text(
+        "\n".join(json.dumps({"id": str(n), "units": units[: 1 + n % 2]}) for n in range(3)), encoding="utf-8"
+    )
+    out = tmp_path / "generation.json"
+    torch.manual_seed(0)
+    build_model(settings(*levels[:2]), make_processor(*levels)).save_pretrained(tmp_path / "run")
+    assert run_script(*command(str(tmp_path / "run"), data, out)) == 0
+    assert json.loads(out.read_text(encoding="utf-8"))["themes"] == 3

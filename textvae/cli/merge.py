@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 
 from textvae.atomic import partial
@@ -23,6 +24,7 @@ def run(arguments: argparse.Namespace) -> None:
     model = load_model(arguments)
     model.merge_adapters()
     aside = partial(out)
+    shutil.rmtree(aside, ignore_errors=True)  # of a merge that was killed
     model.save_pretrained(aside)
     aside.rename(out)
     print(f"{out}: {model.num_parameters():,} parameters, no adapters")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from statistics import fmean
 
@@ -28,6 +28,7 @@ from textvae.pretrained import resolve_backbone
 from textvae.text_vae import GeneratedDocument, HierarchicalTextVAE
 from textvae.writing.operations import theme
 from textvae.writing.options import SamplingOptions
+from textvae.writing.plan import DocumentPlan
 
 OWN, TFIDF, ENCODER = "own", "tfidf", "encoder_mean"
 NGRAM = 8
@@ -74,7 +75,10 @@ def choose_themes(documents: Documents, count: int) -> Documents:
     first = {source: row for row, source in reversed(list(enumerate(documents.source_ids)))}
     rows = sorted(first.values())
     if len(rows) < 2 or count < 2:
-        raise ValueError(f"a theme is told from others: {len(rows)} documents and {count} themes are given, not two")
+        raise ValueError(
+            f"a theme is told from others, so there must be two: --themes is {count}, and the data have {len(rows)} source "
+            "documents"
+        )
     chosen = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
     return documents.select([rows[place] for place in chosen])
 
@@ -96,7 +100,13 @@ def write_under_themes(
     plans = [theme(torch.from_numpy(themes[row]), model.config.hierarchy) for row in own for _ in range(num)]
     draws = [row * num + number for row in own for number in range(num)]
     written = model.write(plans, seed=seed, options=options, draws=draws) if plans else []
+    written = [replace(document, plan=_on_cpu(document.plan)) for document in written]
     return gather_in_order((row, written[place * num : (place + 1) * num]) for place, row in enumerate(own))
+
+
+def _on_cpu(plan: DocumentPlan) -> DocumentPlan:
+    """Where another process can read it."""
+    return replace(plan, z={name: z.cpu() for name, z in plan.z.items()})
 
 
 @torch.no_grad()
@@ -124,7 +134,7 @@ def agreement(written: np.ndarray, themes: np.ndarray, of: np.ndarray) -> float:
 
 def tfidf_agreement(written: Sequence[str], themes: Sequence[str], of: np.ndarray) -> float:
     """The same by the cosine of TF-IDF vectors, their statistics those of the themes' documents."""
-    vectors = TfidfVectorizer(stop_words="english", sublinear_tf=True)
+    vectors = TfidfVectorizer(sublinear_tf=True, token_pattern=r"(?u)\w+")
     known = vectors.fit_transform(themes)
     return float(((vectors.transform(written) @ known.T).toarray().argmax(1) == of).mean())
 
@@ -157,13 +167,15 @@ class Judge:
         model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
         self.model = nn.Module.to(model, device)
         self.tokenizer = AutoTokenizer.from_pretrained(path)
+        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self.max_tokens = min(JUDGED_TOKENS, positions or JUDGED_TOKENS)
 
     @torch.no_grad()
     def nats_per_token(self, texts: Iterable[str]) -> float:
         """Over all tokens but the first of each document, up to `JUDGED_TOKENS` of it."""
         nats, tokens = [], 0
         for text in texts:
-            ids = self.tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids[:, :JUDGED_TOKENS]
+            ids = self.tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids[:, : self.max_tokens]
             if ids.shape[1] > 1:
                 ids = ids.to(self.model.device)
                 logits = self.model(ids[:, :-1]).logits[0].float()

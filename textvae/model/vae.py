@@ -139,13 +139,16 @@ class DocumentVAE(PreTrainedModel):
         Raises ValueError when there are no adapters.
         """
         settings = self.config.model_config
-        adapted = [part for part in ("encoder", "decoder") if getattr(settings, part).lora is not None]
+        parts = [part for part in ("encoder", "decoder") if getattr(self, part) is not None]
+        adapted = [part for part in parts if getattr(settings, part).lora is not None]
         if not adapted:
             raise ValueError("there are no adapters to merge: the model was trained without decoder.lora, encoder.lora")
         for part in adapted:
             merge_adapters(getattr(self, part).backbone)
-        plain = {part: replace(getattr(settings, part), lora=None, save_frozen=True) for part in adapted}
-        self.config.settings = to_dict(replace(settings, **plain))
+        whole = {part: replace(getattr(settings, part), lora=None, save_frozen=True) for part in parts}
+        # Its weights are no longer those of the backbone by its name.
+        whole["decoder"] = replace(whole["decoder"], trainable=None)
+        self.config.settings = to_dict(replace(settings, **whole))
         self.config.references = {}
 
     @property

@@ -151,6 +151,10 @@ class Index:
                 f"'{self.folder}' holds no document with the id '{document}'; its first is "
                 f"'{units.column('document')[0].as_py()}'"
             )
+        if len(found.column("row").unique()) > 1:
+            raise ValueError(
+                f"'{self.folder}' holds several documents with the id '{document}'; embed them with ids of their own"
+            )
         return np.concatenate(list(embeddings_of(found)))
 
     def _units(self, level: str) -> pyarrow.Table:

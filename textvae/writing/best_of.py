@@ -42,7 +42,9 @@ def write_best_of(
     `encode` makes a document of what was written. Raises ValueError for a model without latents.
     """
     if not model.level_names:
-        raise ValueError("the best of several versions is chosen by the latents, of which this model has none")
+        raise ValueError(
+            f"best_of is {options.best_of}, but versions are chosen by the latents, of which this model has none: leave it at 1"
+        )
     draws = range(len(plans)) if draws is None else draws
     keys = document_keys(draws, model.device)
     plans = complete_plans(model, plans, keys, KeyedNoise(seed), options)

@@ -128,9 +128,13 @@ class DocumentProcessor:
 
     def encode_written(self, structure: Sequence[Sequence[int]], sentences: Sequence[Sequence[int]]) -> EncodedDocument:
         """A document of given structure (as `EncodedDocument.structure`) and decoder tokens, which are not segmented or
-        tokenised again: one that was written."""
+        tokenised again: one that was written. Its sentences are without the space between them."""
         texts = [self.join([ids]) for ids in sentences]
-        encoder_ids = [sentence.encoder_ids[: self.encoder_limit] for sentence in self._tokenise(texts)]
+        # Cut to what the encoder reads, its closing token kept.
+        encoder_ids = [
+            ids if len(ids) <= self.encoder_limit else [*ids[: self.encoder_limit - 1], ids[-1]]
+            for ids in (sentence.encoder_ids for sentence in self._tokenise(texts))
+        ]
         text = " ".join(texts)
         num_tokens = sum(map(len, sentences))
         return EncodedDocument(
