@@ -53,7 +53,7 @@ def test_agreement_counts_those_nearest_to_their_own_theme() -> None:
 
 
 def test_tfidf_agreement_goes_by_the_words_that_tell_themes_apart() -> None:
-    written = ["A harbour, and in it boats.", "Lamps and rope are in the shop.", "The harbour is the wall."]
+    written = ["A harbour. Boats!", "Lamps, rope: a shop.", "Harbour wall"]
     assert tfidf_agreement(written, [SEA, SHOP], np.array([0, 1, 1])) == pytest.approx(2 / 3)
 
 
@@ -154,9 +154,8 @@ def test_four_levels_are_measured_too(
     levels = ("book", "chapter", "paragraph", "sentence")
     units = [[["The boat moved out.", "It was late."], ["The wind rose."]], [["Is there soup?"]]]
     data = tmp_path / "data.jsonl"
-    data.write_text(
-        "\n".join(json.dumps({"id": str(n), "units": units[: 1 + n % 2]}) for n in range(3)), encoding="utf-8"
-    )
+    records = [{"id": str(number), "units": units[: 1 + number % 2]} for number in range(3)]
+    data.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
     out = tmp_path / "generation.json"
     torch.manual_seed(0)
     build_model(settings(*levels[:2]), make_processor(*levels)).save_pretrained(tmp_path / "run")

@@ -76,8 +76,8 @@ def choose_themes(documents: Documents, count: int) -> Documents:
     rows = sorted(first.values())
     if len(rows) < 2 or count < 2:
         raise ValueError(
-            f"a theme is told from others, so there must be two: --themes is {count}, and the data have {len(rows)} source "
-            "documents"
+            f"a theme is told from others, so there must be two: --themes is {count}, and the data have {len(rows)} "
+            "source documents"
         )
     chosen = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
     return documents.select([rows[place] for place in chosen])
