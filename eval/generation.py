@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> None:
         return
     of = np.repeat(np.arange(len(real)), arguments.num)
     written = list(chain.from_iterable(groups))
-    encoded = [model.processor.encode_written(d.structure, d.plan.sentences or ()) for d in written]
+    encoded = [model.reread(document) for document in written]
     again = embed(model, encoded)
     drifted = drift(again, themes, of)
     texts = {"written": [document.text for document in written], "real": [document.text() for document in real]}

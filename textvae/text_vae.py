@@ -230,6 +230,11 @@ class HierarchicalTextVAE(DocumentVAE):
             written = write_best_of(self, plans, options, seed, draws, encode=self._encode_written)
         return [self._to_text(document) for document in written]
 
+    def reread(self, document: GeneratedDocument) -> EncodedDocument:
+        """What was written, as a document to encode: with its structure and tokens, not segmented and tokenised anew."""
+        sentences = [ids for ids in document.plan.sentences or () if ids is not None]
+        return self.processor.encode_written(document.structure, sentences)
+
     def _encode_written(self, document: WrittenDocument) -> EncodedDocument:
         return self.processor.encode_written(document.structure, document.sentences)
 

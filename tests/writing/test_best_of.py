@@ -37,9 +37,7 @@ def write(model: HierarchicalTextVAE, best_of: int, num: int = 3) -> list[Genera
 def scores(model: HierarchicalTextVAE, written: Sequence[GeneratedDocument]) -> torch.Tensor:
     """[documents] log q of what was planned."""
     depth = part_depth(model)
-    encoded = [model.processor.encode_written(d.structure, d.plan.sentences or ()) for d in written]
-    pairs = zip(written, encoded, strict=True)
-    return torch.stack([plan_scores(model, document.plan, again, depth).sum() for document, again in pairs])
+    return torch.stack([plan_scores(model, document.plan, model.reread(document), depth).sum() for document in written])
 
 
 @pytest.mark.parametrize("levels", [DOCUMENT, ("document",), ("paragraph",)], ids=str)

@@ -43,7 +43,8 @@ def write_best_of(
     """
     if not model.level_names:
         raise ValueError(
-            f"best_of is {options.best_of}, but versions are chosen by the latents, of which this model has none: leave it at 1"
+            f"best_of is {options.best_of}, but versions are chosen by the latents, of which this model has none: leave it "
+            "at 1"
         )
     draws = range(len(plans)) if draws is None else draws
     keys = document_keys(draws, model.device)
