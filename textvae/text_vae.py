@@ -231,7 +231,7 @@ class HierarchicalTextVAE(DocumentVAE):
         return [self._to_text(document) for document in written]
 
     def reread(self, document: GeneratedDocument) -> EncodedDocument:
-        """What was written, as a document to encode: with its structure and tokens, not segmented and tokenised anew."""
+        """What was written, as a document to encode: with its structure and its tokens, not segmented again."""
         sentences = [ids for ids in document.plan.sentences or () if ids is not None]
         return self.processor.encode_written(document.structure, sentences)
 

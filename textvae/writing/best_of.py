@@ -43,7 +43,7 @@ def write_best_of(
     """
     if not model.level_names:
         raise ValueError(
-            f"best_of is {options.best_of}, but versions are chosen by the latents, of which this model has none: leave it "
+            f"best_of is {options.best_of}, but versions are chosen by latents, of which this model has none: leave it "
             "at 1"
         )
     draws = range(len(plans)) if draws is None else draws
