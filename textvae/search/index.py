@@ -157,6 +157,10 @@ class Index:
             )
         return np.concatenate(list(embeddings_of(found)))
 
+    def rows(self, level: str) -> np.ndarray:
+        """[U] row, in the data that were embedded, of the document that each unit of a level is of."""
+        return self._units(level).column("row").to_numpy()
+
     def _units(self, level: str) -> pyarrow.Table:
         if level not in self._open:
             self._open[level] = read_level(self.folder, self.description, level)
