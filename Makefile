@@ -20,7 +20,7 @@ export MALLOC_TOP_PAD_ := 67108864
 data/quickstart/%: PREPARE := --decoder HuggingFaceTB/SmolLM2-135M-Instruct
 data/quickstart-small/%: PREPARE := --vocabulary-size 4096
 quickstart: SAMPLE := --limit 120
-quickstart-small: SAMPLE :=
+quickstart: FEW := --limit 40 --reconstruct 5
 
 quickstart quickstart-small: %: data/%/textvae_data.json
 	rm -rf runs/$@ runs/$@-topics runs/$@-lm runs/$@-lm-continued
@@ -37,8 +37,7 @@ quickstart quickstart-small: %: data/%/textvae_data.json
 		--out runs/$@-lm-continued/perplexity.json
 	@echo "three-level VAE (ELBO, rates and structure included):"
 	@$(BIN)/python eval/perplexity.py --model runs/$@ --data data/$@ --split test $(SAMPLE) --out runs/$@/perplexity.json
-	@$(BIN)/python eval/latents.py --model runs/$@ --data data/$@ --split test $(SAMPLE) --reconstruct 5 \
-		--out runs/$@/latents.json
+	@$(BIN)/python eval/latents.py --model runs/$@ --data data/$@ --split test $(FEW) --out runs/$@/latents.json
 	@echo "== 6/6  a search by meaning, and documents with a fixed theme"
 	@$(BIN)/textvae embed data/$@ --model runs/$@ --out runs/$@/index
 	@$(BIN)/textvae search runs/$@/index "Read rows from a comma separated file" -k 5
