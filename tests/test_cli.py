@@ -85,6 +85,15 @@ def test_what_was_written_says_how_it_was_made(run: str, text_file: str, tmp_pat
     assert len(paragraphs["z"]) == record["structure"][0][0]
 
 
+def test_markdown_has_a_heading_for_every_document(run: str, tmp_path: Path) -> None:
+    lined, marked = tmp_path / "out.jsonl", tmp_path / "out.md"
+    for out in (lined, marked):
+        assert main(["generate", "--model", run, "--num", "2", "--max-children", "2", "--out", str(out)]) == 0
+    first, second = (record["text"] for record in lines(lined))
+    expected = f"## document 1\n\n{first}\n\n## document 2\n\n{second}\n"
+    assert marked.read_bytes().decode() == expected
+
+
 def test_the_theme_of_a_document_of_an_index(
     run: str, text_file: str, tmp_path: Path, make_run: Callable[..., str], capsys: pytest.CaptureFixture
 ) -> None:

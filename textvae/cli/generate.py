@@ -48,7 +48,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="how many units: a number, or one for each unit above, such as paragraph=3 sentence=4,5,3",
     )
     parser.add_argument("--num", type=int, default=1, help="documents to write (default: %(default)s)")
-    parser.add_argument("--out", metavar="FILE.jsonl", help="write JSON lines instead of printing")
+    parser.add_argument(
+        "--out", metavar="FILE.jsonl", help="write JSON lines, or Markdown to a .md, in place of printing"
+    )
     add_sampling(parser)
     parser.set_defaults(command=run)
 

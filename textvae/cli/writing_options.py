@@ -52,10 +52,15 @@ def show(
     headings: Sequence[str],
     arguments: argparse.Namespace,
 ) -> None:
-    """Print, or write JSON lines that say how each was made: the arguments, and every unit's latent, held or drawn."""
+    """Print, or write Markdown, or JSON lines that say how each was made: the arguments, and every unit's latent, held
+    or drawn."""
     if out is None:
         for heading, document in zip(headings, written, strict=True):
             print(f"--- {heading} ---\n{document.text}\n")
+        return
+    if Path(out).suffix == ".md":
+        sections = [f"## {heading}\n\n{document.text}\n" for heading, document in zip(headings, written, strict=True)]
+        Path(out).write_text("\n".join(sections), encoding="utf-8")
         return
     settings = {name: value for name, value in vars(arguments).items() if name not in ("command", "out", "verbose")}
     with Path(out).open("w", encoding="utf-8") as file:
