@@ -353,3 +353,8 @@ def test_incomplete_folders_are_refused(run, tmp_path: Path) -> None:
         load_prepared(out, "train")
     with pytest.raises(ValueError, match="no complete prepared data set"):
         load_prepared(tmp_path / "nowhere", "train")
+
+
+def test_levels_that_no_model_could_have_are_refused_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a level cannot be called 'keys'"):
+        PrepareOptions("nowhere", str(tmp_path / "data"), hierarchy=("keys", "sentence"))

@@ -89,12 +89,18 @@ def test_no_number_depends_on_order_or_batching(
 
 @pytest.mark.parametrize(("levels", "estimator"), [((), "elbo"), (("document",), "iwae"), (DOCUMENT, "smc")], ids=str)
 def test_the_file_adds_up(
-    make_run: MakeRun, prepared: Path, tmp_path: Path, levels: tuple[str, ...], estimator: Estimator
+    make_run: MakeRun,
+    prepared: Path,
+    tmp_path: Path,
+    levels: tuple[str, ...],
+    estimator: Estimator,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A language model, a flat VAE and three levels through one command; sums over documents from their scores."""
     run, out = make_run(*levels), tmp_path / "perplexity.json"
     given = ["--model", run, "--data", str(prepared), "--split", "train", "--limit", "5", "--out", str(out)]
     assert run_script("eval/perplexity.py", *given, "--estimator", estimator, "--samples", "4") == 0
+    assert ("the elbo takes one sample, not 4" in caplog.text) == (estimator == "elbo")
     found = json.loads(out.read_text(encoding="utf-8"))
     split = load_prepared(prepared, "train")
     expected = scores(load_run(run), split.documents.select(spread(5, len(split))), estimator)

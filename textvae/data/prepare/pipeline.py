@@ -17,6 +17,7 @@ import datasets
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from textvae.config import check_level_name
 from textvae.damage import checksums
 from textvae.data.dataset import METADATA_FILE, WORD_COUNTS_FILE, count_words
 from textvae.data.fingerprint import EncoderFingerprint
@@ -67,6 +68,8 @@ class PrepareOptions:
     cache_features: bool = False
 
     def __post_init__(self) -> None:
+        for name in self.hierarchy:
+            check_level_name(name)
         for name in ("max_document_sentences", "limit", "num_proc", "vocabulary_size"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
+from textvae.build import encoder_fingerprint
 from textvae.data.dataset import METADATA_FILE, Documents, open_documents
 from textvae.data.loader import gather_in_order, walk
 from textvae.data.plan import spread
@@ -73,7 +75,9 @@ class ReportDocuments:
         """Raises ValueError for data that cannot be read, or that were prepared for another model."""
         # A prepared split costs nothing to open whole; of another source only what is needed is tokenised.
         is_prepared = (Path(data) / METADATA_FILE).is_file()
-        return cls(open_documents(data, model.processor, split, None if is_prepared else limit * MAP_SHARE), limit)
+        encoder = partial(encoder_fingerprint, model)
+        count = None if is_prepared else limit * MAP_SHARE
+        return cls(open_documents(data, model.processor, split, count, encoder=encoder), limit)
 
     def spread(self, count: int) -> Documents:
         """At most `count` documents."""
