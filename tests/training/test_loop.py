@@ -23,6 +23,8 @@ from textvae.build import build_model
 from textvae.config import RatePolicy, TrainConfig, to_dict
 from textvae.config_file import load_config
 from textvae.data.dataset import load_prepared
+from textvae.model.backbone import output_layer
+from textvae.model.topics import TopicHead
 from textvae.runs import load_run
 from textvae.training.loop import VALIDATION_NOISE, Progress, gradient_ratios, parameter_groups, train, validate
 from textvae.training.objective import COLLAPSED, elbo_terms
@@ -235,6 +237,25 @@ def test_the_bag_knows_how_often_words_occur(prepared: Path, settings: Settings,
     assert float(unigram.sum()) == pytest.approx(1, rel=1e-4)
     frequent = max(counts, key=lambda word: counts[word])
     assert int(unigram.argmax()) == frequent
+
+
+def test_topics_start_from_the_decoders_embeddings_unless_a_run_lends_its_own(
+    prepared: Path, settings: Settings, tmp_path: Path
+) -> None:
+    still = {"objective": {"likelihood": "bag_of_words"}, "steps": 1, "learning_rate": 1e-12}
+    embedded = settings("document", logit_rank=8, topic_start="embeddings")
+    found = load_run(train(configured(prepared, tmp_path / "embedded", embedded, **still))).decoder
+    expected = TopicHead(8, found.topic_head.out_features)
+    expected.set_unigram(torch.from_numpy(load_prepared(prepared, "train").word_counts))
+    expected.start_from(output_layer(found.backbone).weight)
+    torch.testing.assert_close(found.topic_head.weight, expected.weight, atol=1e-5, rtol=1e-4)
+
+    drawn = settings("document", logit_rank=8)
+    lent = load_run(train(configured(prepared, tmp_path / "drawn", drawn, **still))).decoder.topic_head.weight
+    assert not torch.allclose(lent, expected.weight, atol=1e-2)
+    still["start_from"] = str(tmp_path / "drawn")
+    kept = load_run(train(configured(prepared, tmp_path / "kept", embedded, **still))).decoder.topic_head.weight
+    torch.testing.assert_close(kept, lent)
 
 
 def test_a_collapsed_level_is_named_once(
