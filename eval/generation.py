@@ -92,9 +92,7 @@ def run(arguments: argparse.Namespace) -> None:
         "settings": {option: getattr(arguments, option.replace("-", "_")) for option in SAMPLING},
         "theme": {
             "chance": 1 / len(real),
-            "agreement": agreement(again.theme, themes.theme, of),
-            f"agreement_{TFIDF}": tfidf_agreement(texts["written"], texts["real"], of),
-            f"agreement_{ENCODER}": agreement(again.features, themes.features, of),
+            **_agreements(again, texts["written"], themes, texts["real"], of),
             "real_sections": _of_real_sections(others, themes, texts["real"]),
         },
         "drift": {name: _mean(values) for name, values in asdict(drifted).items()},
@@ -135,11 +133,17 @@ def _of_real_sections(
     if others is None:
         return None
     embedded, of_others, of = others
+    return {"documents": len(of), **_agreements(embedded, of_others, themes, texts, of)}
+
+
+def _agreements(
+    found: Embedded, texts: Sequence[str], themes: Embedded, theme_texts: Sequence[str], of: np.ndarray
+) -> dict[str, float]:
+    """Share of documents whose nearest theme is number `of` [D], their own, by each way to compare."""
     return {
-        "documents": len(of),
-        "agreement": agreement(embedded.theme, themes.theme, of),
-        f"agreement_{TFIDF}": tfidf_agreement(of_others, texts, of),
-        f"agreement_{ENCODER}": agreement(embedded.features, themes.features, of),
+        "agreement": agreement(found.theme, themes.theme, of),
+        f"agreement_{TFIDF}": tfidf_agreement(texts, theme_texts, of),
+        f"agreement_{ENCODER}": agreement(found.features, themes.features, of),
     }
 
 

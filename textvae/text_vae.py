@@ -227,16 +227,13 @@ class HierarchicalTextVAE(DocumentVAE):
         if options.best_of == 1:
             written = write_documents(self, plans, options, seed, draws)
         else:
-            written = write_best_of(self, plans, options, seed, draws, encode=self._encode_written)
+            written = write_best_of(self, plans, options, seed, draws, encode=self.processor.encode_written)
         return [self._to_text(document) for document in written]
 
     def reread(self, document: GeneratedDocument) -> EncodedDocument:
         """What was written, as a document to encode: with its structure and its tokens, not segmented again."""
         sentences = [ids for ids in document.plan.sentences or () if ids is not None]
         return self.processor.encode_written(document.structure, sentences)
-
-    def _encode_written(self, document: WrittenDocument) -> EncodedDocument:
-        return self.processor.encode_written(document.structure, document.sentences)
 
     def _to_text(self, document: WrittenDocument) -> GeneratedDocument:
         counts = document.structure[-1] if document.structure else [len(document.sentences)]

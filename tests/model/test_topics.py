@@ -49,4 +49,4 @@ def test_a_bag_without_topics_follows_the_frequencies() -> None:
     head = started(torch.randn(VOCABULARY, HIDDEN, generator=torch.Generator().manual_seed(2)), counts)
     said = head.bag_log_prob(torch.zeros(1, RANK))[0]
     torch.testing.assert_close(said.exp(), (counts + 1) / (counts + 1).sum())
-    assert math.isclose(float(said.exp().sum()), 1, rel_tol=1e-5)
+    assert math.isclose(said.exp().sum().item(), 1, rel_tol=1e-5)

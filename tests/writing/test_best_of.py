@@ -46,8 +46,7 @@ def test_more_versions_are_never_worse_where_a_document_is_one_part(
 ) -> None:
     model = make_model(*levels, context="document")
     found = torch.stack([scores(model, write(model, best_of)) for best_of in (1, 2, 8)])
-    if levels != ("paragraph",):
-        assert part_depth(model) == 0
+    assert part_depth(model) == 0
     assert bool((found.diff(dim=0) >= 0).all())
     assert bool((found[2] > found[0]).any())
 

@@ -41,9 +41,13 @@ class TopicHead(nn.Linear):
         rows = rows @ (directions[:, kept] / variance[kept].clamp(min=1e-12).sqrt())
         self.weight.copy_(rows / math.sqrt(3 * self.in_features))  # the variance of a linear layer's own start
 
+    def bag_logits(self, topics: Tensor) -> Tensor:
+        """[S, V] of a bag of words given topics [S, rank]: unigram frequencies, moved by them."""
+        return self.unigram + self(topics).float()
+
     def bag_log_prob(self, topics: Tensor) -> Tensor:
-        """Log-probabilities [S, V] of a bag of words given topics [S, rank]: unigram frequencies, moved by them."""
-        return (self.unigram + self(topics).float()).log_softmax(-1)
+        """Log-probabilities [S, V] of a bag of words given topics [S, rank]."""
+        return self.bag_logits(topics).log_softmax(-1)
 
     def rows(self) -> Tensor:
         """[V, rank] what every token says of the topics: its row, less the mean row under the tokens' frequencies, in

@@ -41,7 +41,7 @@ def normalisers(model: DocumentVAE, topics: Tensor) -> Tensor:
     """[U] log of what a unit's words are to be divided by to be probabilities; topics: [U, K]."""
     head = topic_head(model)
     parts = topics.split(max(1, CHUNK // head.out_features))
-    return torch.cat([(head.unigram + head(part).float()).logsumexp(-1) for part in parts])
+    return torch.cat([head.bag_logits(part).logsumexp(-1) for part in parts])
 
 
 @torch.no_grad()

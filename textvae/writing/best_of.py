@@ -21,7 +21,8 @@ from textvae.writing.decode import WrittenDocument, write_plans
 from textvae.writing.options import SamplingOptions
 from textvae.writing.plan import DocumentPlan
 
-Encode = Callable[[WrittenDocument], EncodedDocument]
+Encode = Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]]], EncodedDocument]
+"""Structure, tokens of the sentences -> document."""
 
 
 @torch.no_grad()
@@ -39,7 +40,7 @@ def write_best_of(
     A part is what is written without sight of the rest, such as a sentence or a document (`decoder.context`), but no
     less than a unit of the lowest latent level. Its score is log q(z | x) of the planned latents, summed over the
     part's units, x being the version with that part: a search by sampling for what the encoder reads as planned.
-    `encode` makes a document of what was written. Raises ValueError for a model without latents.
+    Raises ValueError for a model without latents.
     """
     if not model.level_names:
         raise ValueError(
@@ -56,7 +57,9 @@ def write_best_of(
     best = []
     for number, plan in enumerate(plans):
         of_document = [version[number] for version in versions]
-        scores = torch.stack([plan_scores(model, plan, encode(written), depth) for written in of_document])
+        scores = torch.stack(
+            [plan_scores(model, plan, encode(written.structure, written.sentences), depth) for written in of_document]
+        )
         best.append(spliced(of_document, scores.argmax(0).tolist(), depth))
     return best
 
