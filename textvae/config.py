@@ -210,6 +210,9 @@ class ObjectiveConfig:
     ancestors alone, the decoder frozen and not run: a warm start of the latents at a fraction of the cost."""
     bag_of_words: Annotated[float, Field(ge=0)] = 0.0
     """Weight of predicting all words from the top latent alone, beside the decoder (Zhao et al. 2017)."""
+    crop_contrast: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of telling a document from the others of its micro-batch by one to three of its sentences, in the
+    standardised means of its latent, which is how it is searched (InfoNCE, van den Oord et al. 2018)."""
 
     @property
     def uses_bag(self) -> bool:

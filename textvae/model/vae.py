@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
@@ -65,6 +66,8 @@ class VAEOutput:
     text: DecoderPass
     bag: DecoderPass | None = None
     """The words predicted from the top latent alone; None unless asked for."""
+    crops: Tensor | None = None
+    """[B, Z] means of the documents' latents as inferred from their crops alone; None where the batch has none."""
 
 
 class DocumentVAE(PreTrainedModel):
@@ -201,7 +204,24 @@ class DocumentVAE(PreTrainedModel):
             output = VAEOutput(passed, self.score_bag(passed.z, batch))
         else:
             output = self.score(passed, batch, noise if self.training else None)
-        return replace(output, bag=self.score_bag(top, batch)) if with_bag else output
+        if with_bag:
+            output = replace(output, bag=self.score_bag(top, batch))
+        if batch.crops is not None:
+            output = replace(output, crops=self.document_means(batch.crops))
+        return output
+
+    def document_means(self, batch: DocumentBatch) -> Tensor:
+        """[B, Z] posterior means of the top level, one unit a document.
+
+        Raises ValueError for a model whose top level is another.
+        """
+        top, features = next(iter(self.level_names), None), self.features(batch)
+        if features is None or top != self.config.hierarchy[0]:
+            raise ValueError(
+                f"whole documents have no latent in this model: its levels are {list(self.level_names)}, and "
+                f"'{self.config.hierarchy[0]}' is not among them"
+            )
+        return self.hierarchy.stack[top].infer(features[top], torch.zeros_like(features[top])).mean
 
     def score(self, passed: HierarchyPass, batch: DocumentBatch, noise: KeyedNoise | None = None) -> VAEOutput:
         """Score the text of `batch` under latents that were already drawn; `noise` only when training."""

@@ -95,6 +95,7 @@ def train(config: Config) -> Path:
         micro_batch_tokens=config.data.micro_batch_tokens,
         process=accelerator.process_index,
         num_processes=accelerator.num_processes,
+        crops=settings.seed if config.objective.crop_contrast else None,
     )
     progress.begin(first, plain, len(training.token_counts))
     with StopRequest(accelerator) as stop:

@@ -1,6 +1,6 @@
 """The objective: what the model returns, turned into a loss. Only this module knows beta.
 
-    minimise  distortion + sum over levels of beta_l(t) * regularised rate_l (+ weight * bag of words)
+    minimise  distortion + sum over levels of beta_l(t) * regularised rate_l (+ weight * auxiliary losses)
 
 Shapes: B documents, U_l units of level l, Z_l latent size. All amounts are nats.
 """
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from textvae.config import ObjectiveConfig, RatePolicy
@@ -24,6 +25,8 @@ MOMENTUM = 0.9
 """Of the running mean of rates that clamps and controllers look at."""
 SCALE_LIMIT = math.log(100.0)
 """The controller scales beta by at most this factor up or down."""
+TEMPERATURE = 0.05
+"""Of the contrast between documents (that of SimCSE, Gao et al. 2021)."""
 COLLAPSED = 0.2
 """Nats per unit: a level whose running mean rate falls below, under pressure, counts as collapsed."""
 
@@ -42,6 +45,8 @@ class ElboTerms:
     """[Z_l] by level, summed over units."""
     bag_of_words: Tensor | None = None
     """[B] the words as predicted from the top latent alone: an auxiliary loss, no part of the ELBO."""
+    crop_contrast: Tensor | None = None
+    """[B] -log of the document's share among those of the batch, as seen from its crop: another."""
 
     @property
     def negative_elbo(self) -> Tensor:
@@ -73,7 +78,26 @@ def elbo_terms(output: VAEOutput, batch: DocumentBatch) -> ElboTerms:
     bag = None
     if output.bag is not None:
         bag = -batch.by_document(output.bag.token_log_prob, batch.levels[-1].document[batch.token_sentence])
-    return ElboTerms(tokens, structure, rate, by_dimension, bag)
+    contrast = None
+    if output.crops is not None:
+        top = next(iter(output.hierarchy.levels.values())).posterior
+        assert top is not None
+        contrast = crop_contrast(top.mean, output.crops)
+    return ElboTerms(tokens, structure, rate, by_dimension, bag, contrast)
+
+
+def crop_contrast(documents: Tensor, crops: Tensor) -> Tensor:
+    """[B] -log softmax of the similarity of every crop's mean to its own document's, over the batch; both [B, Z].
+
+    Similar is what the index calls so: the cosine of means that are standardised by the documents' own mean and
+    deviation. log B less its mean is a lower bound of the information that crops hold of their documents (van den Oord
+    et al. 2018, eq. 4). The scale of a dimension does not matter, so what only search needs costs next to no rate.
+    """
+    variance, mean = torch.var_mean(documents, dim=0, correction=0)
+    scale = (variance + torch.finfo(variance.dtype).eps).rsqrt()
+    ours, theirs = (F.normalize((values - mean) * scale, dim=-1) for values in (crops, documents))
+    own = torch.arange(len(documents), device=documents.device)
+    return F.cross_entropy(ours @ theirs.T / TEMPERATURE, own, reduction="none")
 
 
 class RateRegulariser:
@@ -132,6 +156,8 @@ class Objective:
             loss = loss + (weight * terms.rate_by_dimension[name]).sum()
         if terms.bag_of_words is not None:
             loss = loss + self.config.bag_of_words * terms.bag_of_words.sum()
+        if terms.crop_contrast is not None:
+            loss = loss + self.config.crop_contrast * terms.crop_contrast.sum()
         return loss
 
     @property
