@@ -215,8 +215,8 @@ class DocumentVAE(PreTrainedModel):
 
         Raises ValueError for a model whose top level is another.
         """
-        top, features = next(iter(self.level_names), None), self.features(batch)
-        if features is None or top != self.config.hierarchy[0]:
+        features, top = self.features(batch), self.config.hierarchy[0]
+        if features is None or top not in self.level_names:
             raise ValueError(
                 f"whole documents have no latent in this model: its levels are {list(self.level_names)}, and "
                 f"'{self.config.hierarchy[0]}' is not among them"
