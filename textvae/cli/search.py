@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from dataclasses import asdict
 from typing import get_args
 
 from textvae.cli.common import add_model, load_model, shortened
@@ -20,8 +22,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--by",
         choices=get_args(By),
-        help="cosine of the latents, probability of the query's words under the units' topics, or (default) both",
+        default="hybrid",
+        help="the encoder's states of a text's sentences and of their mean, with BM25 (hybrid, the default) or without "
+        "(encoder); cosine of the latents; probability of the query's words under the latents' topics; both of these",
     )
+    parser.add_argument("--json", action="store_true", help="results as lines of JSON, texts whole")
     add_model(parser, required=False, said="of the model that made the index (default: where it was then)")
     parser.set_defaults(command=run)
 
@@ -40,5 +45,11 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _answer(index: Index, model: HierarchicalTextVAE, arguments: argparse.Namespace, query: str) -> None:
     for rank, found in enumerate(index.search(model, query, arguments.level, arguments.k, arguments.by), start=1):
+        if arguments.json:
+            print(json.dumps({"query": query.strip(), "rank": rank} | asdict(found), ensure_ascii=False))
+            continue
         title = f" ({found.title})" if found.title else ""
-        print(f"{rank:>3}. {found.score:.3f}  {found.document}{title}\n     {shortened(found.text, 200)}")
+        text = shortened(found.text, 200)
+        if found.passage is not None and found.passage.number > 1:
+            text = f"[{index.levels[-1]} {found.passage.number}] {shortened(found.passage.text, 200)}"
+        print(f"{rank:>3}. {found.score:.3f}  {found.document}{title}\n     {text}")

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import bm25s
 import ir_measures
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from textvae.data.loader import walk
 from textvae.model.unit_transformer import segment_mean
 from textvae.search.embed import embed_corpus
 from textvae.search.index import By, Index, checked_query
+from textvae.search.lexical import Lexical
 from textvae.text_vae import HierarchicalTextVAE
 
 MEASURES = {"ndcg@10": nDCG @ 10, "recall@100": R @ 100, "mrr@10": RR @ 10}
@@ -103,14 +103,13 @@ def rank(
 ) -> Iterator[tuple[str, int | None, dict[str, np.ndarray]]]:
     """Every system's name, the size of its vectors, and by query its scores [D] of all documents.
 
-    A document's score at a lower level is that of its best unit. `hybrid` adds the model's documents (by latents and
-    words) and BM25, each in standard deviations.
+    A document's score at a lower level is that of its best unit. `textvae_two_stage` and `hybrid` are the index's
+    search for documents by `encoder` and by `hybrid`.
     """
     held, means = with_features(model, documents, batch_tokens)
     sentences = [model.process(text)[0] for text in queries.values()]
     with torch.no_grad():
         asked = np.stack([model.sentence_features(model.batch([q])).float().mean(0).cpu().numpy() for q in sentences])
-    found: dict[str, dict[str, np.ndarray]] = {}
     with tempfile.TemporaryDirectory() as folder:
         embed_corpus(model, held, Path(folder) / "index", run, batch_tokens)
         index = Index(Path(folder) / "index")
@@ -120,23 +119,18 @@ def rank(
             rows = index.rows(level)
             for by in kinds:
                 name = f"textvae_{level}" + ("" if by == "latents" else f"_{by}")
-                found[name] = {q: _best(index.scores(model, text, level, by), rows) for q, text in queries.items()}
-                yield name, dims if by == "latents" else None, found[name]
-    top = f"textvae_{index.levels[0]}"
+                found = {q: _best(index.scores(model, text, level, by), rows) for q, text in queries.items()}
+                yield name, dims if by == "latents" else None, found
+        top, rows = index.levels[0], index.rows(index.levels[0])
+        searches: tuple[tuple[str, By], ...] = (("textvae_two_stage", "encoder"), ("hybrid", "hybrid"))
+        for name, by in searches:
+            yield name, None, {q: _best(index.scores(model, text, top, by), rows) for q, text in queries.items()}
     yield "encoder_mean", means.shape[1], dict(zip(queries, _cosines(asked, means), strict=True))
     dims = min(model.hierarchy.stack[index.levels[0]].latent_size, *means.shape)
     pca = PCA(dims, random_state=0).fit(means)
     yield "encoder_pca", dims, dict(zip(queries, _cosines(pca.transform(asked), pca.transform(means)), strict=True))
-    lexical = bm25s.BM25()
-    texts = [held.read(row).text() for row in range(len(held))]
-    lexical.index(bm25s.tokenize(texts, stopwords="en", show_progress=False), show_progress=False)
-    bm25 = {}
-    for query, text in queries.items():
-        (words,) = bm25s.tokenize([text], stopwords="en", show_progress=False, return_ids=False)
-        bm25[query] = lexical.get_scores(words) if words else np.zeros(len(texts))
-    yield "bm25", None, bm25
-    own = found.get(f"{top}_both", found[top])
-    yield "hybrid", None, {query: _standard(own[query]) + _standard(bm25[query]) for query in queries}
+    lexical = Lexical([held.read(row).text() for row in range(len(held))], model.processor.language)
+    yield "bm25", None, {query: lexical.scores(text) for query, text in queries.items()}
 
 
 def _best(scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -149,10 +143,6 @@ def _best(scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
 def _cosines(queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
     lengths = np.linalg.norm(queries, axis=1)[:, None] * np.linalg.norm(documents, axis=1)
     return queries @ documents.T / np.maximum(lengths, 1e-12)
-
-
-def _standard(scores: np.ndarray) -> np.ndarray:
-    return (scores - scores.mean()) / max(scores.std(), 1e-12)
 
 
 def score(

@@ -1,6 +1,7 @@
 """Embed a corpus at every level: the rows are written as they are made, and the index appears when it is whole.
 
-Embeddings are posterior means, inferred with the ancestors' means.
+Embeddings are posterior means, inferred with the ancestors' means. Beside those of the lowest level stand the
+pretrained encoder's pooled states of the same units, which short queries are found by.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -23,6 +24,7 @@ from textvae.data.batch import DocumentBatch
 from textvae.data.dataset import Documents
 from textvae.data.document import EncodedDocument
 from textvae.data.loader import DocumentGroup, walk
+from textvae.model.unit_transformer import segment_mean
 from textvae.search.origin import ModelOrigin
 from textvae.search.storage import FORMAT, IndexDescription, LevelDescription, Moments, ShardWriter
 from textvae.search.words import normalisers, unit_topics
@@ -66,6 +68,7 @@ def embed_corpus(
                 total.mean.tolist(),
                 total.std.tolist(),
                 [part[name].sha256 for part in parts],
+                feature_size(model, name),
             )
             for name, total in totals.items()
         },
@@ -98,6 +101,7 @@ def _write_shard(
                         process.process_index,
                         process.num_processes,
                         model.hierarchy.stack[name].latent_size,
+                        feature_size(model, name),
                     )
                 )
             )
@@ -116,10 +120,17 @@ def _write_shard(
     return {name: Shard(writer.moments, sha256_of(writer.path)) for name, writer in writers.items()}
 
 
+def feature_size(model: HierarchicalTextVAE, level: str) -> int:
+    """Of the features that are stored with a level's units: none but at the lowest."""
+    assert model.encoder is not None
+    return model.encoder.feature_size if level == model.level_names[-1] else 0
+
+
 @torch.no_grad()
 def _write_group(model: HierarchicalTextVAE, group: DocumentGroup, writers: dict[str, ShardWriter]) -> None:
     above: str | None = None
-    inferred = model.latents(group.batch)
+    features = model.sentence_features(group.batch)
+    inferred = model.latents(replace(group.batch, features=features))
     before = {name: writer.moments.count for name, writer in writers.items()}
     down_to: dict[str, Tensor] = {}
     for name, latents in inferred.items():
@@ -139,7 +150,11 @@ def _write_group(model: HierarchicalTextVAE, group: DocumentGroup, writers: dict
             "text": unit_texts(group.members, group.batch, level),
             "normaliser": _normalisers(model, group.batch, down_to),
         }
-        writers[name].write(latents.mean.float().cpu().numpy(), columns)
+        stored = None
+        if name == model.level_names[-1]:
+            units = group.batch.ancestor(len(group.batch.levels) - 1, level)
+            stored = segment_mean(features, units, len(latents.mean)).half().cpu().numpy()
+        writers[name].write(latents.mean.float().cpu().numpy(), columns, stored)
         above = name
 
 

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from textvae.data.document import SourceDocument
 from textvae.data.text.segmentation import normalise
+from textvae.search.lexical import Lexical
+from textvae.search.passages import Passages
 from textvae.search.storage import IndexDescription, LevelDescription, embeddings_of, read_level
 from textvae.search.words import topic_head, unit_topics, word_scores
 from textvae.text_vae import HierarchicalTextVAE
@@ -25,9 +27,18 @@ SMALLEST_DEVIATION = 1e-6
 """A dimension that varies less tells no units apart."""
 
 
-By = Literal["latents", "words", "both"]
-"""What a unit is found by: the cosine of standardised embeddings, in [-1, 1]; the words of the query, under the unit's
-topics (`search.words`), nats per token; the sum of both, each in standard deviations over the level's units."""
+By = Literal["hybrid", "encoder", "latents", "words", "both"]
+"""What a unit is found by: `latents`, the cosine of standardised embeddings, in [-1, 1]; `words`, those of the query
+under the unit's topics (`search.words`), nats per token; `encoder`, the passages that it is made of, as the pretrained
+encoder reads them (`search.passages`), in [-1, 1]; `both`, latents and words, and `hybrid`, encoder and BM25
+(`search.lexical`), each in standard deviations over the level's units, added."""
+
+
+@dataclass(frozen=True)
+class Passage:
+    number: int
+    """Among the units of the lowest level that the found unit is made of, from 1."""
+    text: str
 
 
 @dataclass(frozen=True)
@@ -37,6 +48,8 @@ class SearchResult:
     document: str
     title: str | None
     text: str
+    passage: Passage | None = None
+    """The part that is nearest to the query; None where the unit is of the lowest level, or no query was made."""
 
 
 class Index:
@@ -50,6 +63,8 @@ class Index:
         self.description = IndexDescription.read(self.folder)
         self._open: dict[str, pyarrow.Table] = {}
         self._known_topics: dict[str, tuple[Tensor, Tensor]] = {}
+        self._known_words: dict[str, Lexical] = {}
+        self._known_passages: Passages | None = None
 
     @property
     def levels(self) -> tuple[str, ...]:
@@ -64,19 +79,17 @@ class Index:
         return self.description.model.find(self.folder, named)
 
     def search(
-        self, model: HierarchicalTextVAE, query: str, level: str | None = None, k: int = 10, by: By | None = None
+        self, model: HierarchicalTextVAE, query: str, level: str | None = None, k: int = 10, by: By = "hybrid"
     ) -> list[SearchResult]:
         """The `k` units (or all, if there are fewer) of `level` (default: the top) that fit the query best, found `by`
-        what that says (default: both; latents for a model without topics).
+        what that says, each with its passage that is nearest to the query.
 
         `model`: the one of `find_model`. Raises ValueError for an empty query, for words where the model has no topics,
         and as `nearest` does.
         """
         level = self.levels[0] if level is None else level
         self._check(level, k)
-        if by is None:
-            by = "latents" if model.decoder.topic_head is None else "both"
-        return self._best(self.scores(model, query, level, by), level, k)
+        return self._best(self.scores(model, query, level, by), level, k, query_features(model, query))
 
     def scores(self, model: HierarchicalTextVAE, query: str, level: str, by: By) -> np.ndarray:
         """[U] of all units of a level, in their order. Raises ValueError as `search` does."""
@@ -85,6 +98,10 @@ class Index:
             found.append(self._similarities(embed_query(model, query, level), level))
         if by in ("words", "both"):
             found.append(word_scores(model, *self._topics(model, level), checked_query(query)).cpu().numpy())
+        if by in ("encoder", "hybrid"):
+            found.append(self._passages.scores(query_features(model, query), level))
+        if by == "hybrid":
+            found.append(self._lexical(level, model.processor.language).scores(checked_query(query)))
         if len(found) == 1:
             return found[0]
         return sum((scores - scores.mean()) / max(scores.std(), SMALLEST_DEVIATION) for scores in found)
@@ -110,13 +127,37 @@ class Index:
             raise ValueError(f"'{self.folder / level}' is damaged: embeddings are not finite; embed the corpus again")
         return scores
 
-    def _best(self, scores: np.ndarray, level: str, k: int) -> list[SearchResult]:
+    def _best(self, scores: np.ndarray, level: str, k: int, query: np.ndarray | None = None) -> list[SearchResult]:
+        """`query`: its features [F], where passages are sought."""
         best = torch.from_numpy(scores).topk(min(k, len(scores)))
-        rows = (self._row(self._units(level), number) for number in best.indices.tolist())
-        return [
-            SearchResult(score, row["document"], row["title"], row["text"])
-            for score, row in zip(best.values.tolist(), rows, strict=True)
-        ]
+        cosines = None
+        if query is not None and level != self.levels[-1]:
+            cosines = self._passages.cosines(query)
+        found = []
+        for score, number in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+            row, passage = self._row(self._units(level), number), None
+            if cosines is not None:
+                passage = Passage(*self._passages.best(cosines, level, number))
+            found.append(SearchResult(score, row["document"], row["title"], row["text"], passage))
+        return found
+
+    @property
+    def _passages(self) -> Passages:
+        if self._known_passages is None:
+            try:
+                self._known_passages = Passages({name: self._units(name) for name in self.levels})
+            except (ValueError, IndexError) as error:
+                raise ValueError(f"'{self.folder}' is damaged ({error}); embed the corpus again") from None
+        return self._known_passages
+
+    def _lexical(self, level: str, language: str) -> Lexical:
+        if level not in self._known_words:
+            try:
+                texts = self._units(level).column("text").to_pylist()
+            except UnicodeDecodeError as error:
+                raise ValueError(f"'{self.folder}' is damaged ({error}); embed the corpus again") from None
+            self._known_words[level] = Lexical(texts, language)
+        return self._known_words[level]
 
     def _topics(self, model: HierarchicalTextVAE, level: str) -> tuple[Tensor, Tensor]:
         """Topics [U, K] of all units of a level, and their normalisers [U]."""
@@ -205,6 +246,14 @@ def embed_query(model: HierarchicalTextVAE, query: str, level: str) -> np.ndarra
     source = SourceDocument("query", units=units) if depth else SourceDocument("query", text=text)
     latents = model.latents(model.batch(model.process([source])))
     return latents[level].mean.float().mean(0).cpu().numpy()
+
+
+@torch.no_grad()
+def query_features(model: HierarchicalTextVAE, query: str) -> np.ndarray:
+    """[F] in float32: the mean of the encoder's states of the query's sentences. Raises ValueError for a query without
+    text."""
+    batch = model.batch(model.process(SourceDocument("query", text=checked_query(query))))
+    return model.sentence_features(batch).float().mean(0).cpu().numpy()
 
 
 def similarities(corpus: np.ndarray, sought: np.ndarray, level: LevelDescription) -> np.ndarray:

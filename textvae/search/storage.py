@@ -3,7 +3,7 @@
 INDEX/index.json                            the model that made it; units, mean and deviation of every level
 INDEX/LEVEL/shard-00000-of-00002.arrow      Arrow stream, a row per unit in the order of the data, a shard per process
 
-Shapes: U units of a level, Z latent size.
+Shapes: U units of a level, Z latent size, F size of the encoder's features.
 """
 
 from __future__ import annotations
@@ -24,16 +24,18 @@ from textvae.damage import verify
 from textvae.search.origin import ModelOrigin
 
 INDEX_FILE = "index.json"
-FORMAT = 4
+FORMAT = 5
 _LEVEL_NAME = re.compile(r"\w[\w-]*")
 
 Numbers = Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=1)]
 
 
-def unit_schema(size: int) -> pyarrow.Schema:
-    """Columns of a level whose latents have `size` dimensions."""
+def unit_schema(size: int, feature_size: int = 0) -> pyarrow.Schema:
+    """Columns of a level whose latents have `size` dimensions; of the lowest with its `feature_size` features."""
+    features = {"features": pyarrow.list_(pyarrow.float16(), feature_size)} if feature_size else {}
     return pyarrow.schema(
-        {
+        features
+        | {
             "row": pyarrow.int64(),  # of the document in the data
             "document": pyarrow.string(),  # its id
             "source_id": pyarrow.string(),
@@ -56,6 +58,8 @@ class LevelDescription:
     """[Z] their standard deviation; zero where there is but one."""
     sha256: list[str]
     """Of every shard."""
+    features: NonNegativeInt = 0
+    """F of the lowest level, whose units are stored with the pretrained encoder's pooled states, too; 0 above."""
 
 
 @dataclass(frozen=True)
@@ -136,25 +140,30 @@ class Moments:
 class ShardWriter:
     """One process's rows of one level, written as they come."""
 
-    def __init__(self, folder: Path, process: int, num_processes: int, size: int) -> None:
+    def __init__(self, folder: Path, process: int, num_processes: int, size: int, feature_size: int = 0) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.schema = unit_schema(size)
+        self.schema = unit_schema(size, feature_size)
         self.moments = Moments.of(np.empty((0, size)))
         self.path = _shard(folder, process, num_processes)
         self._file = pyarrow.OSFile(str(self.path), "wb")
         self._stream = pyarrow.ipc.new_stream(self._file, self.schema)
 
-    def write(self, embeddings: np.ndarray, columns: Mapping[str, Sequence[Any]]) -> None:
-        """embeddings: [R, Z] in float32; columns: the others of the schema."""
-        flat = pyarrow.array(embeddings.reshape(-1))
-        vectors = pyarrow.FixedSizeListArray.from_arrays(flat, embeddings.shape[1])
-        arrays = [vectors if f.name == "embedding" else pyarrow.array(columns[f.name], f.type) for f in self.schema]
+    def write(
+        self, embeddings: np.ndarray, columns: Mapping[str, Sequence[Any]], features: np.ndarray | None = None
+    ) -> None:
+        """embeddings: [R, Z] in float32; features: [R, F] in float16, where the schema has them; columns: the rest."""
+        vectors = {"embedding": _rows(embeddings)} | ({} if features is None else {"features": _rows(features)})
+        arrays = [vectors[f.name] if f.name in vectors else pyarrow.array(columns[f.name], f.type) for f in self.schema]
         self._stream.write_batch(pyarrow.RecordBatch.from_arrays(arrays, schema=self.schema))
         self.moments += Moments.of(embeddings)
 
     def close(self) -> None:
         self._stream.close()
         self._file.close()
+
+
+def _rows(values: np.ndarray) -> pyarrow.FixedSizeListArray:
+    return pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(values.reshape(-1)), values.shape[1])
 
 
 def read_level(folder: Path, index: IndexDescription, name: str) -> pyarrow.Table:
@@ -171,11 +180,12 @@ def read_level(folder: Path, index: IndexDescription, name: str) -> pyarrow.Tabl
         try:
             with pyarrow.memory_map(str(path)) as file:
                 table = pyarrow.ipc.open_stream(file).read_all()
-            if table.schema != unit_schema(len(level.mean)) or len(table) != count:
+            if table.schema != unit_schema(len(level.mean), level.features) or len(table) != count:
                 raise pyarrow.ArrowInvalid(f"{len(table)} rows of {', '.join(table.schema.names)}, not {count}")
-            for column in ("embedding", "parent"):
+            vectors = ("embedding", "features") if level.features else ("embedding",)
+            for column in ("parent", *vectors):
                 table.column(column).validate(full=True)
-            if table.column("embedding").null_count:
+            if any(table.column(column).null_count for column in vectors):
                 raise pyarrow.ArrowInvalid("an embedding is null")
         except (pyarrow.ArrowException, OSError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -185,9 +195,9 @@ def read_level(folder: Path, index: IndexDescription, name: str) -> pyarrow.Tabl
     return pyarrow.concat_tables(parts)
 
 
-def embeddings_of(units: pyarrow.Table) -> Iterator[np.ndarray]:
-    """[R, Z] in float32, a view of the file, one part of the units after the other."""
-    for chunk in units.column("embedding").chunks:
+def embeddings_of(units: pyarrow.Table, column: str = "embedding") -> Iterator[np.ndarray]:
+    """[R, Z] in float32 (`features`: [R, F] in float16), a view of the file, one part of the units after the other."""
+    for chunk in units.column(column).chunks:
         yield chunk.flatten().to_numpy().reshape(len(chunk), -1)
 
 
