@@ -176,4 +176,5 @@ def versions() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "not installed"
-    return found
+    # The build counts as well (CPU, CUDA), and not every wheel's metadata name it.
+    return found | {"torch": torch.__version__}

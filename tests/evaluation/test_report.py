@@ -129,7 +129,7 @@ def test_a_page_needs_nothing_else_and_shows_everything(
         assert any(row[0] == level for row in page.rows)
     assert_shows_the_samples(page.samples, runs[name], hostile)
     assert ("plain language model has no latents" in page.words) == (name == "none")
-    for told in ("--limit 5", f"train.output=runs/{name}-again", "learning_rate:", torch.__version__.partition("+")[0]):
+    for told in ("--limit 5", f"train.output=runs/{name}-again", "learning_rate:", torch.__version__):
         assert told in page.words
 
 

@@ -217,7 +217,7 @@ def test_a_texts_features_are_those_of_the_encoder_whatever_the_lowest_latent_is
     assert best.score == pytest.approx(1, abs=1e-3)
 
 
-def test_without_topics_latents_are_what_is_searched(
+def test_without_topics_all_but_words_can_be_searched(
     settings: Callable[..., ModelConfig], make_processor: Callable[..., DocumentProcessor], tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
@@ -226,8 +226,9 @@ def test_without_topics_latents_are_what_is_searched(
     plain.save_pretrained(tmp_path / "run")
     embed_corpus(plain, documents_of(plain, TEXTS), tmp_path / "index", str(tmp_path / "run"))
     index = Index(tmp_path / "index")
-    assert len(index.search(plain, "boat")) == len(TEXTS)
-    assert len(index.search(plain, "boat", by="latents")) == len(TEXTS)
+    assert index.search(plain, "boat") == index.search(plain, "boat", by="hybrid")
+    found = {by: index.search(plain, "boat", by=by) for by in ("hybrid", "encoder", "latents")}
+    assert all({result.document for result in results} == set(TEXTS) for results in found.values())
     with pytest.raises(ValueError, match="no topics to find words by"):
         index.search(plain, "boat", by="words")
 

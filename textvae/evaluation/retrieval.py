@@ -23,7 +23,7 @@ from textvae.data.document import EncodedDocument
 from textvae.data.loader import walk
 from textvae.model.unit_transformer import segment_mean
 from textvae.search.embed import embed_corpus
-from textvae.search.index import By, Index, checked_query
+from textvae.search.index import By, Index, checked_query, query_features
 from textvae.search.lexical import Lexical
 from textvae.text_vae import HierarchicalTextVAE
 
@@ -107,24 +107,19 @@ def rank(
     search for documents by `encoder` and by `hybrid`.
     """
     held, means = with_features(model, documents, batch_tokens)
-    sentences = [model.process(text)[0] for text in queries.values()]
-    with torch.no_grad():
-        asked = np.stack([model.sentence_features(model.batch([q])).float().mean(0).cpu().numpy() for q in sentences])
+    asked = np.stack([query_features(model, text) for text in queries.values()])
     with tempfile.TemporaryDirectory() as folder:
         embed_corpus(model, held, Path(folder) / "index", run, batch_tokens)
         index = Index(Path(folder) / "index")
         kinds: tuple[By, ...] = ("latents",) if model.decoder.topic_head is None else ("latents", "words", "both")
+        top = index.levels[0]
+        searches: list[tuple[str, str, By]] = [("textvae_two_stage", top, "encoder"), ("hybrid", top, "hybrid")]
         for level in index.levels:
-            dims = model.hierarchy.stack[level].latent_size
+            searches += [(f"textvae_{level}" + ("" if by == "latents" else f"_{by}"), level, by) for by in kinds]
+        for name, level, by in searches:
             rows = index.rows(level)
-            for by in kinds:
-                name = f"textvae_{level}" + ("" if by == "latents" else f"_{by}")
-                found = {q: _best(index.scores(model, text, level, by), rows) for q, text in queries.items()}
-                yield name, dims if by == "latents" else None, found
-        top, rows = index.levels[0], index.rows(index.levels[0])
-        searches: tuple[tuple[str, By], ...] = (("textvae_two_stage", "encoder"), ("hybrid", "hybrid"))
-        for name, by in searches:
-            yield name, None, {q: _best(index.scores(model, text, top, by), rows) for q, text in queries.items()}
+            found = {q: _best(index.scores(model, text, level, by), rows) for q, text in queries.items()}
+            yield name, model.hierarchy.stack[level].latent_size if by == "latents" else None, found
     yield "encoder_mean", means.shape[1], dict(zip(queries, _cosines(asked, means), strict=True))
     dims = min(model.hierarchy.stack[index.levels[0]].latent_size, *means.shape)
     pca = PCA(dims, random_state=0).fit(means)

@@ -68,7 +68,7 @@ def embed_corpus(
                 total.mean.tolist(),
                 total.std.tolist(),
                 [part[name].sha256 for part in parts],
-                feature_size(model, name),
+                _feature_size(model, name),
             )
             for name, total in totals.items()
         },
@@ -101,7 +101,7 @@ def _write_shard(
                         process.process_index,
                         process.num_processes,
                         model.hierarchy.stack[name].latent_size,
-                        feature_size(model, name),
+                        _feature_size(model, name),
                     )
                 )
             )
@@ -120,7 +120,7 @@ def _write_shard(
     return {name: Shard(writer.moments, sha256_of(writer.path)) for name, writer in writers.items()}
 
 
-def feature_size(model: HierarchicalTextVAE, level: str) -> int:
+def _feature_size(model: HierarchicalTextVAE, level: str) -> int:
     """Of the features that are stored with a level's units: none but at the lowest."""
     assert model.encoder is not None
     return model.encoder.feature_size if level == model.level_names[-1] else 0

@@ -18,8 +18,8 @@ from torch import Tensor
 from textvae.data.document import SourceDocument
 from textvae.data.text.segmentation import normalise
 from textvae.search.lexical import Lexical
-from textvae.search.passages import Passages
-from textvae.search.storage import IndexDescription, LevelDescription, embeddings_of, read_level
+from textvae.search.passages import Asked, Passages
+from textvae.search.storage import IndexDescription, LevelDescription, ancestors, embeddings_of, read_level
 from textvae.search.words import topic_head, unit_topics, word_scores
 from textvae.text_vae import HierarchicalTextVAE
 
@@ -89,17 +89,23 @@ class Index:
         """
         level = self.levels[0] if level is None else level
         self._check(level, k)
-        return self._best(self.scores(model, query, level, by), level, k, query_features(model, query))
+        asked = self._passages.ask(query_features(model, query))
+        return self._best(self._scores(model, query, level, by, asked), level, k, asked)
 
     def scores(self, model: HierarchicalTextVAE, query: str, level: str, by: By) -> np.ndarray:
         """[U] of all units of a level, in their order. Raises ValueError as `search` does."""
+        asked = self._passages.ask(query_features(model, query)) if by in ("encoder", "hybrid") else None
+        return self._scores(model, query, level, by, asked)
+
+    def _scores(self, model: HierarchicalTextVAE, query: str, level: str, by: By, asked: Asked | None) -> np.ndarray:
+        """`asked`: the query, where it is sought by the encoder."""
         found = []
         if by in ("latents", "both"):
             found.append(self._similarities(embed_query(model, query, level), level))
         if by in ("words", "both"):
             found.append(word_scores(model, *self._topics(model, level), checked_query(query)).cpu().numpy())
-        if by in ("encoder", "hybrid"):
-            found.append(self._passages.scores(query_features(model, query), level))
+        if by in ("encoder", "hybrid") and asked is not None:
+            found.append(self._passages.scores(asked, level))
         if by == "hybrid":
             found.append(self._lexical(level, model.processor.language).scores(checked_query(query)))
         if len(found) == 1:
@@ -127,17 +133,14 @@ class Index:
             raise ValueError(f"'{self.folder / level}' is damaged: embeddings are not finite; embed the corpus again")
         return scores
 
-    def _best(self, scores: np.ndarray, level: str, k: int, query: np.ndarray | None = None) -> list[SearchResult]:
-        """`query`: its features [F], where passages are sought."""
+    def _best(self, scores: np.ndarray, level: str, k: int, asked: Asked | None = None) -> list[SearchResult]:
+        """`asked`: the query, where there is one for passages to be near to."""
         best = torch.from_numpy(scores).topk(min(k, len(scores)))
-        cosines = None
-        if query is not None and level != self.levels[-1]:
-            cosines = self._passages.cosines(query)
         found = []
         for score, number in zip(best.values.tolist(), best.indices.tolist(), strict=True):
             row, passage = self._row(self._units(level), number), None
-            if cosines is not None:
-                passage = Passage(*self._passages.best(cosines, level, number))
+            if asked is not None and level != self.levels[-1]:
+                passage = Passage(*self._passages.best(asked, level, number))
             found.append(SearchResult(score, row["document"], row["title"], row["text"], passage))
         return found
 
@@ -163,18 +166,18 @@ class Index:
         """Topics [U, K] of all units of a level, and their normalisers [U]."""
         if level not in self._known_topics:
             topic_head(model)
-            rows, z = np.arange(len(self._units(level))), {}
-            for name in reversed(self.levels[: self.levels.index(level) + 1]):
-                units = self._units(name)
-                z[name] = torch.from_numpy(np.concatenate(list(embeddings_of(units)))[rows]).to(model.device)
-                if name != self.levels[0]:
-                    rows = units.column("parent").to_numpy()[rows]
+            units = {name: self._units(name) for name in self.levels[: self.levels.index(level) + 1]}
+            rows = ancestors(units)
+            z = {
+                name: torch.from_numpy(np.concatenate(list(embeddings_of(of_level)))[rows[name]]).to(model.device)
+                for name, of_level in units.items()
+            }
             divisors = self._units(level).column("normaliser").to_numpy()
             if not np.isfinite(divisors).all():
                 raise ValueError(
                     f"'{self.folder / level}' is damaged: normalisers are not finite; embed the corpus again"
                 )
-            topics = unit_topics(model, {name: z[name] for name in self.levels if name in z})
+            topics = unit_topics(model, z)
             self._known_topics[level] = topics, torch.tensor(divisors, device=model.device)
         return self._known_topics[level]
 

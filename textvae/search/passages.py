@@ -10,11 +10,25 @@ Shapes: U units of a level, P passages, F size of the encoder's features.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow
 
-from textvae.search.storage import embeddings_of
+from textvae.search.storage import ancestors, embeddings_of
+
+SMALLEST_LENGTH = 1e-12
+"""That a vector is divided by."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A query, compared with every passage once."""
+
+    direction: np.ndarray
+    """[F] the encoder's features of the query, of length 1."""
+    cosines: np.ndarray
+    """[P]"""
 
 
 class Passages:
@@ -24,37 +38,31 @@ class Passages:
     """
 
     def __init__(self, levels: Mapping[str, pyarrow.Table]) -> None:
-        names = list(levels)
-        self.units = levels[names[-1]]
+        *_, self.units = levels.values()
         self.lengths = np.concatenate([np.linalg.norm(part.astype(np.float32), axis=1) for part in self._features()])
         if not np.isfinite(self.lengths).all():
             raise ValueError("features are not finite")
-        rows = np.arange(len(self.units))
-        self.unit_of: dict[str, np.ndarray] = {names[-1]: rows}
-        """[P] by level: the unit that a passage is in, in reading order."""
-        for above, below in zip(names[-2::-1], names[:0:-1], strict=True):
-            rows = levels[below].column("parent").to_numpy()[rows]
-            self.unit_of[above] = rows
+        self.unit_of = ancestors(levels)
         self._means: dict[str, np.ndarray] = {}
 
-    def cosines(self, query: np.ndarray) -> np.ndarray:
-        """[P] of the features of a query [F]."""
-        products = np.concatenate([part.astype(np.float32) @ query for part in self._features()])
-        return products / np.maximum(self.lengths * np.linalg.norm(query), 1e-12)
+    def ask(self, query: np.ndarray) -> Asked:
+        """`query`: [F] the encoder's features of it."""
+        direction = query / max(float(np.linalg.norm(query)), SMALLEST_LENGTH)
+        products = np.concatenate([part.astype(np.float32) @ direction for part in self._features()])
+        return Asked(direction, products / np.maximum(self.lengths, SMALLEST_LENGTH))
 
-    def scores(self, query: np.ndarray, level: str) -> np.ndarray:
+    def scores(self, asked: Asked, level: str) -> np.ndarray:
         """[U] in [-1, 1], of all units of a level."""
-        units, means = self.unit_of[level], self._mean_directions(level)
+        means = self._mean_directions(level)
         best = np.full(len(means), -1.0, dtype=np.float32)
-        np.maximum.at(best, units, self.cosines(query))
-        return (best + means @ query / max(float(np.linalg.norm(query)), 1e-12)) / 2
+        np.maximum.at(best, self.unit_of[level], asked.cosines)
+        return (best + means @ asked.direction) / 2
 
-    def best(self, cosines: np.ndarray, level: str, unit: int) -> tuple[int, str]:
-        """The passage of a unit that is nearest to a query, whose `cosines` [P] are given: its number in the unit, from
-        1, and its text."""
-        within = np.flatnonzero(self.unit_of[level] == unit)
-        chosen = int(cosines[within].argmax())
-        return chosen + 1, self.units.column("text")[int(within[chosen])].as_py()
+    def best(self, asked: Asked, level: str, unit: int) -> tuple[int, str]:
+        """The passage of a unit that is nearest to the query: its number in the unit, from 1, and its text."""
+        first, after = np.searchsorted(self.unit_of[level], [unit, unit + 1])
+        chosen = int(asked.cosines[first:after].argmax())
+        return chosen + 1, self.units.column("text")[int(first) + chosen].as_py()
 
     def _mean_directions(self, level: str) -> np.ndarray:
         """[U, F] of length 1: the mean of each unit's passages."""
@@ -64,7 +72,7 @@ class Passages:
             for part in self._features():
                 np.add.at(total, units[first : first + len(part)], part.astype(np.float32))
                 first += len(part)
-            self._means[level] = total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
+            self._means[level] = total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), SMALLEST_LENGTH)
         return self._means[level]
 
     def _features(self) -> Iterator[np.ndarray]:

@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -193,6 +194,18 @@ def read_level(folder: Path, index: IndexDescription, name: str) -> pyarrow.Tabl
         parents = pyarrow.compute.add(table.column("parent"), sum(above[:number]))
         parts.append(table.set_column(table.schema.get_field_index("parent"), "parent", parents))
     return pyarrow.concat_tables(parts)
+
+
+def ancestors(levels: Mapping[str, pyarrow.Table]) -> dict[str, np.ndarray]:
+    """By level, for every unit of the lowest, the row of the unit that it is in: rising, as units are in reading order.
+
+    `levels`: the units of levels that follow each other, top first, as `read_level` gives them.
+    """
+    names = list(levels)[::-1]
+    found = {names[0]: np.arange(len(levels[names[0]]))}
+    for below, above in pairwise(names):
+        found[above] = levels[below].column("parent").to_numpy()[found[below]]
+    return found
 
 
 def embeddings_of(units: pyarrow.Table, column: str = "embedding") -> Iterator[np.ndarray]:
