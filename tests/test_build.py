@@ -72,9 +72,9 @@ def test_a_run_of_another_vocabulary_is_refused(settings: Settings, make_process
 
 def test_the_vocabulary_is_the_tokenizers(settings: Settings, make_processor: Processors) -> None:
     processor = make_processor()
-    decoder = build_model(settings("sentence"), processor).decoder
-    assert decoder.backbone.get_input_embeddings().num_embeddings == len(processor.decoder_tokenizer)
-    assert decoder.layout.end_id == processor.decoder_tokenizer.eos_token_id
+    built = build_model(settings("sentence"), processor)
+    assert built.decoder.backbone.get_input_embeddings().num_embeddings == len(processor.decoder_tokenizer)
+    assert built.layout.end_id == processor.decoder_tokenizer.eos_token_id
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 import tiny
 import torch
 
-from textvae.data.batch import BatchLayout, pack
+from textvae.data.batch import BatchLayout, TokenChunk, pack
 from textvae.data.collate import collate, encoder_chunks
 from textvae.data.document import EncodedDocument
 
@@ -111,6 +112,39 @@ def test_rows_hold_what_may_be_seen(context: int, context_tokens: int, chunk_tok
                 assert torch.equal(ids[:length], before)
     assert sorted(predicted) == list(range(batch.num_tokens))
     assert sorted(rows) == stretches(members, context, context_tokens)
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 80, 4096])
+@pytest.mark.parametrize("row_tokens", [8, 40, 256])
+@pytest.mark.parametrize("context", [0, 1, 2])
+def test_a_packed_row_holds_sequences_that_see_themselves_alone(
+    context: int, row_tokens: int, chunk_tokens: int
+) -> None:
+    members = tiny.documents()
+    layout = replace(LAYOUT, context=tiny.DOCUMENT[context], chunk_tokens=chunk_tokens, row_tokens=row_tokens)
+    usual, packed = collate(members, replace(layout, row_tokens=0)), collate(members, layout)
+
+    def seen(chunks: Sequence[TokenChunk]) -> dict[int, tuple[int, int, list[int]]]:
+        """What is read before each predicted token, its sentence, and which other predictions' inputs it may see."""
+        found = {}
+        for chunk in chunks:
+            assert chunk.ids.numel() <= chunk_tokens or len(chunk.ids) == 1
+            for ids, sentence, token, visible in zip(
+                chunk.ids, chunk.sentence.expand_as(chunk.ids), chunk.token, chunk.visible(), strict=True
+            ):
+                assert visible.diagonal().all(), "a place that sees nothing has no attention"
+                for place in (token >= 0).nonzero().flatten().tolist():
+                    others = token[visible[place]].tolist()
+                    found[int(token[place])] = (int(ids[place]), int(sentence[place]), others)
+        return found
+
+    assert seen(packed.decoder_chunks) == seen(usual.decoder_chunks)
+    longest = max(sum(chunk.token.ge(0).sum(1).tolist()) for chunk in usual.decoder_chunks)
+    assert {chunk.ids.shape[1] for chunk in packed.decoder_chunks} <= set(range(row_tokens, row_tokens + longest + 8))
+    copied = packed.copies(3, 0, chunk_tokens).decoder_chunks
+    places = torch.cat([chunk.token[chunk.token >= 0] for chunk in copied])
+    assert sorted(places.tolist()) == list(range(3 * packed.num_tokens))
+    assert all(chunk.position is not None for chunk in copied)
 
 
 def test_copies_do_not_copy_rows_of_padding() -> None:

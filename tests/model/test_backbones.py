@@ -220,3 +220,20 @@ def test_a_backbone_that_was_another_decoders_is_conditioned_once() -> None:
     second.load_state_dict(first.state_dict())
     fresh = model("llama")
     assert torch.equal(token_log_prob(second), token_log_prob(fresh))
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_every_decoder_reads_packed_rows_as_others_or_says_that_it_cannot(family: str) -> None:
+    """As a sentence alone: neither neighbours in the row nor the place in it show."""
+    packed = model(family, levels=(), packing=True)
+    if not packed.decoder.can_pack:
+        assert family in ("mamba",)
+        assert not model(family, levels=()).layout.row_tokens
+        with pytest.raises(ValueError, match=r"set model.decoder.packing to false$"):
+            _ = packed.layout
+        return
+    members = [STORY, *tiny.documents()]
+    usual = model(family, levels=(), packing=False)
+    with torch.no_grad():
+        scores = [vae.score_text({}, tiny.batch_of(vae, members)).token_log_prob for vae in (packed, usual)]
+    torch.testing.assert_close(scores[0], scores[1], atol=1e-4, rtol=1e-4)

@@ -97,6 +97,31 @@ def test_gradient_checkpointing_changes_nothing(vae: DocumentVAE, usual: tuple) 
         assert_same(one, other)
 
 
+@pytest.mark.parametrize("decoder", ["gpt2", "llama"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize(("context", "levels"), CONTEXTS, ids=str)
+def test_sequences_that_share_a_row_do_not_see_each_other(
+    context: str, levels: Sequence[str], attention: str, decoder: str
+) -> None:
+    """Packed or in rows of their own: the same loss of every document, the same gradients, whatever is dropped."""
+
+    def found(packing: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        options = {"context": context, "context_tokens": 8, "word_dropout": 0.3, "context_dropout": 0.3}
+        vae = tiny.model(levels, decoder=decoder, attention=attention, packing=packing, **options).train()
+        shapes = {tuple(chunk.ids.shape) for chunk in tiny.batch_of(vae, tiny.documents()).decoder_chunks}
+        assert (shapes == {(1, 256)}) is packing
+        return loss_and_gradients(vae, [tiny.documents()])
+
+    for one, other in zip(found(False), found(True), strict=True):
+        assert_same(one, other)
+
+
+def test_a_prefix_leaves_no_room_for_others_in_its_row() -> None:
+    assert not tiny.model(prefix_length=2).decoder.can_pack
+    with pytest.raises(ValueError, match=r"prefix.*set model.decoder.packing to false"):
+        _ = tiny.model(prefix_length=2, packing=True).layout
+
+
 @pytest.mark.parametrize("checkpointing", [True, False])
 def test_recomputation_repeats_the_decoders_dropout(checkpointing: bool) -> None:
     vae = tiny.model((), dropout=0.2).train()
@@ -238,11 +263,14 @@ def test_every_attention_kernel_gives_the_same(decoder: str) -> None:
     assert_same(*found)
 
 
+@pytest.mark.parametrize("packing", [False, True])
 @pytest.mark.parametrize("context", ["sentence", "document"])
-def test_a_training_pass_never_waits_for_the_device(context: str) -> None:
+def test_a_training_pass_never_waits_for_the_device(context: str, packing: bool) -> None:
     """On the meta device there are shapes but no numbers: whatever the host would have to wait for raises. Features are
     cached here, because transformers asks whether an encoder's mask hides anything."""
-    vae = tiny.model(context=context, word_dropout=0.1, context_dropout=0.1).to("meta").train()
+    vae = tiny.model(context=context, word_dropout=0.1, context_dropout=0.1, packing=packing).train()
+    assert vae.decoder.can_pack
+    vae.to("meta")
     batch = tiny.batch_of(vae, tiny.documents())
     batch = replace(batch, features=torch.zeros(len(batch.levels[-1]), 32)).to(torch.device("meta"))
     terms = elbo_terms(vae(batch, tiny.NOISE), batch)

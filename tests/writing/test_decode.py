@@ -52,7 +52,7 @@ def assert_consistent(vae: DocumentVAE, written: WrittenDocument, options: Sampl
         assert sum(above) == len(below)
         assert all(count >= 1 for count in above)
     assert all(len(words) <= options.max_sentence_tokens for words in written.sentences)
-    assert not any(vae.decoder.layout.end_id in words for words in written.sentences)
+    assert not any(vae.layout.end_id in words for words in written.sentences)
 
 
 @pytest.mark.parametrize(("hierarchy", "levels", "context"), CASES, ids=str)

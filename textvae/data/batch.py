@@ -32,6 +32,9 @@ class BatchLayout:
     encoder_pad_id: int
     chunk_tokens: int = 8192
     """Padded tokens of one chunk at most (a longer sequence is a chunk of its own)."""
+    row_tokens: int = 0
+    """Length of the decoder's rows where each holds several sequences (a longer sequence lengthens them all); 0: a row
+    for every sequence, in chunks of similar length."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class UnitLevel:
 
 @dataclass(frozen=True)
 class TokenChunk:
-    """Sequences of similar length, padded on the right to one shape [R, C]."""
+    """Sequences in rows of one shape [R, C], padded on the right: one of them in a row, or several."""
 
     ids: Tensor
     """[R, C] input tokens."""
@@ -94,10 +97,24 @@ class TokenChunk:
     """[R, C] index of the predicted token among all N of the batch; -1 where empty or not to be scored."""
     scored: Tensor
     """[n] places in the flattened rows whose predicted tokens are scored, in order."""
+    position: Tensor | None = None
+    """[R, C] number of every place in its sequence, 0 where empty; None where a row is one sequence."""
 
     @classmethod
-    def of(cls, ids: Tensor, sentence: Tensor, token: Tensor) -> TokenChunk:
-        return cls(ids, sentence, token, (token.flatten() >= 0).nonzero().flatten())
+    def of(cls, ids: Tensor, sentence: Tensor, token: Tensor, position: Tensor | None = None) -> TokenChunk:
+        return cls(ids, sentence, token, (token.flatten() >= 0).nonzero().flatten(), position)
+
+    @property
+    def positions(self) -> Tensor:
+        """[R, C] number of every place in its sequence."""
+        if self.position is not None:
+            return self.position
+        return torch.arange(self.ids.shape[1], device=self.ids.device).expand_as(self.ids)
+
+    def visible(self) -> Tensor:
+        """[R, C, C] true where a place may look: back, within its sequence."""
+        begun = (self.positions == 0).cumsum(1)
+        return (begun[:, :, None] == begun[:, None, :]).tril()
 
 
 @dataclass(frozen=True)
@@ -197,17 +214,23 @@ def key_of(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
 
 
-def pack(lengths: Sequence[int]) -> PackedRows:
-    """Lay sequences of `lengths` into rows as long as the longest (rounded up to 8), first fit decreasing."""
-    columns = round_up(max(lengths), 8)
+def pack(lengths: Sequence[int], columns: int = 0) -> PackedRows:
+    """Lay sequences of `lengths` into rows as long as the longest (rounded up to 8), or of `columns` if those are more,
+    first fit decreasing."""
+    columns = max(columns, round_up(max(lengths), 8))
+    shortest = min(lengths)
     free: list[int] = []
+    open_rows: list[int] = []
     start = [0] * len(lengths)
     for sequence in sorted(range(len(lengths)), key=lambda s: -lengths[s]):
-        row = next((r for r, room in enumerate(free) if room >= lengths[sequence]), len(free))
+        row = next((row for row in open_rows if free[row] >= lengths[sequence]), len(free))
         if row == len(free):
             free.append(columns)
+            open_rows.append(row)
         start[sequence] = (row + 1) * columns - free[row]
         free[row] -= lengths[sequence]
+        if free[row] < shortest:
+            open_rows.remove(row)
     sizes = np.asarray(lengths)
     position = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     slot = np.repeat(start, sizes) + position
@@ -246,16 +269,13 @@ def _copy_chunk(
     chunk: TokenChunk, num_sentences: int, num_tokens: int, count: int, chunk_tokens: int
 ) -> Iterable[TokenChunk]:
     filled = chunk.token[:, 0] >= 0  # rows of padding, which save compiled shapes, would only be computed count times
-    ids, sentence, token = (part[filled].repeat(count, 1) for part in (chunk.ids, chunk.sentence, chunk.token))
+    parts = (chunk.ids, chunk.sentence, chunk.token, chunk.positions)
+    ids, sentence, token, position = (part[filled].repeat(count, 1) for part in parts)
     copy = torch.arange(count, device=ids.device).repeat_interleave(int(filled.sum()))[:, None]
-    parts = [
-        ids,
-        sentence + copy * num_sentences,
-        torch.where(token >= 0, token + copy * num_tokens, token),
-    ]
+    copied = (ids, sentence + copy * num_sentences, torch.where(token >= 0, token + copy * num_tokens, token), position)
     size = max(1, chunk_tokens // ids.shape[1])
-    for part in zip(*(values.split(size) for values in parts), strict=True):
-        yield TokenChunk.of(*part)
+    for ids, sentence, token, position in zip(*(values.split(size) for values in copied), strict=True):
+        yield TokenChunk.of(ids, sentence, token, None if chunk.position is None else position)
 
 
 def round_up(value: int, multiple: int) -> int:

@@ -108,6 +108,9 @@ def _decoder_chunks(
     inputs[starts] = layout.start_id
     sentence_of = np.repeat(np.arange(len(ends)), ends - starts + 1)
     spans = [(starts[first], ends[after - 1] + 1) for first, after in pairwise(borders)]
+    if layout.row_tokens:
+        yield from _packed_chunks(inputs, sentence_of, spans, layout)
+        return
     for members, rows, columns in _buckets([stop - start for start, stop in spans], layout.chunk_tokens):
         ids = np.full((rows, columns), layout.decoder_pad_id)
         owner = np.zeros((rows, 1 if is_sentence else columns), dtype=np.int64)
@@ -118,6 +121,25 @@ def _decoder_chunks(
             owner[row, : stop - start] = sentence_of[start : start + 1 if is_sentence else stop]
             token[row, : stop - start] = np.arange(start, stop)
         yield TokenChunk.of(torch.from_numpy(ids), torch.from_numpy(owner), torch.from_numpy(token))
+
+
+def _packed_chunks(
+    inputs: np.ndarray, sentence_of: np.ndarray, spans: Sequence[tuple[int, int]], layout: BatchLayout
+) -> Iterable[TokenChunk]:
+    """Several spans of the tokens in a row. On a device that is faster than the host that feeds it, few large chunks
+    with hardly any padding; masks keep the spans apart."""
+    packed = pack([stop - start for start, stop in spans], layout.row_tokens)
+    shape = packed.segment.shape
+    place = packed.slot  # spans follow one another and leave no token out
+    ids = torch.full(shape, layout.decoder_pad_id)
+    ids.view(-1)[place] = torch.from_numpy(inputs)
+    owner = torch.zeros(shape, dtype=torch.long)
+    owner.view(-1)[place] = torch.from_numpy(sentence_of)
+    token = torch.full(shape, IGNORED)
+    token.view(-1)[place] = torch.arange(len(inputs))
+    rows = max(1, layout.chunk_tokens // shape[1])
+    for part in zip(*(values.split(rows) for values in (ids, owner, token, packed.position)), strict=True):
+        yield TokenChunk.of(*part)
 
 
 def _encoder_chunks(documents: Sequence[EncodedDocument], layout: BatchLayout) -> Iterable[EncoderChunk]:

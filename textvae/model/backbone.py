@@ -69,29 +69,46 @@ def check_logits(backbone: PreTrainedModel) -> None:
         )
 
 
-@torch.no_grad()
 def check_mask(backbone: PreTrainedModel) -> None:
     """ValueError unless the backbone keeps to a mask that hides one token from another."""
     if backbone.device.type == "meta":
         return
-    first, second = _two_tokens(backbone).split(1, dim=1)
     # Rows that differ in the hidden token only.
-    embedded = torch.cat([torch.cat([first, second], dim=1), torch.cat([second, second], dim=1)])
-    visible = torch.eye(2, dtype=torch.bool, device=embedded.device)[None, None].expand(2, -1, -1, -1)
-    positions = torch.arange(2, device=embedded.device).expand(2, -1)
-    mask = attention_mask(visible, backbone.config, embedded.dtype)
-    try:
-        with _evaluating(backbone):
-            states = backbone.base_model(
-                inputs_embeds=embedded, attention_mask=mask, position_ids=positions, use_cache=False
-            ).last_hidden_state
-        is_kept = torch.allclose(states[0, 1], states[1, 1], rtol=1e-3, atol=1e-5)
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
-        is_kept = False
-    if not is_kept:
+    states = _masked_states(backbone, [0, 1])
+    if states is None or not torch.allclose(states[0, 1], states[1, 1], rtol=1e-3, atol=1e-5):
         raise ValueError(
             f"decoder {type(backbone).__name__} takes no mask of sentences: set model.decoder.context_dropout to 0"
         )
+
+
+def takes_packed_rows(backbone: PreTrainedModel) -> bool:
+    """Whether the backbone reads what stands behind something else in a row, masked and numbered anew, as if it stood
+    at the row's beginning."""
+    states = _masked_states(backbone, [0, 0])
+    if states is None:
+        return False
+    margin = 1e-5 if backbone.dtype == torch.float32 else 1e-2
+    return torch.allclose(states[0, 1], states[1, 0], rtol=1e-2, atol=margin * float(states.abs().max()))
+
+
+@torch.no_grad()
+def _masked_states(backbone: PreTrainedModel, positions: list[int]) -> Tensor | None:
+    """Last hidden states [2, 2, H] of two rows whose tokens do not see each other and have these positions; the first
+    tokens differ, the second are that of the second row's first place. None where masks or positions are refused."""
+    first, second = _two_tokens(backbone).split(1, dim=1)
+    embedded = torch.cat([torch.cat([first, second], dim=1), torch.cat([second, second], dim=1)])
+    visible = torch.eye(2, dtype=torch.bool, device=embedded.device)[None, None].expand(2, -1, -1, -1)
+    try:
+        mask = attention_mask(visible, backbone.config, embedded.dtype)
+        with _evaluating(backbone):
+            return backbone.base_model(
+                inputs_embeds=embedded,
+                attention_mask=mask,
+                position_ids=torch.tensor([positions, positions], device=embedded.device),
+                use_cache=False,
+            ).last_hidden_state
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
+        return None
 
 
 @torch.no_grad()

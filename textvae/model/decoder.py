@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -16,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Cache, DynamicCache, PreTrainedModel
 
 from textvae.config import DecoderConfig
-from textvae.data.batch import BatchLayout, DocumentBatch, TokenChunk
+from textvae.data.batch import DocumentBatch, TokenChunk
 from textvae.model.adapter import blocks_of, set_trainable, tied_weights
 from textvae.model.backbone import (
     cache_argument,
@@ -24,6 +25,7 @@ from textvae.model.backbone import (
     check_mask,
     output_layer,
     output_logits,
+    takes_packed_rows,
 )
 from textvae.model.conditioning import Conditioner, Prefix, Sites, add_latents, at_tokens, entering, open_inputs
 from textvae.model.dropout import DropoutMasks
@@ -61,17 +63,21 @@ class Decoder(nn.Module):
         config: DecoderConfig,
         latent_sizes: Mapping[str, int],
         num_events: int,
-        layout: BatchLayout,
+        chunk_tokens: int,
     ) -> None:
-        """Raises ValueError for a backbone that cannot do what `config` asks of it."""
+        """Raises ValueError for a backbone that cannot do what `config` asks of it.
+
+        chunk_tokens: a batch of more than twice as many padded tokens is computed again in the backward pass.
+        """
         super().__init__()
         self.backbone = backbone
         # Hugging Face asks the children of a model for these when it saves and loads.
         self.all_tied_weights_keys = tied_weights(backbone)
-        self.layout = layout
+        self.chunk_tokens = chunk_tokens
         self.word_dropout = config.word_dropout
         self.topic_weight = config.topic_weight
         self.context_dropout = config.context_dropout
+        self.packing = config.packing
         self.checkpointing = config.gradient_checkpointing
         if config.attention is not None:
             backbone.set_attn_implementation(config.attention)
@@ -106,6 +112,26 @@ class Decoder(nn.Module):
         if config.logit_rank:
             self.topic_head = TopicHead(min(config.logit_rank, hidden_size), head.out_features)
 
+    @cached_property
+    def can_pack(self) -> bool:
+        """Whether a row may hold several sequences."""
+        return self.prefix is None and takes_packed_rows(self.backbone)
+
+    @property
+    def packs(self) -> bool:
+        """Whether rows are to hold several sequences, where the model stands now.
+
+        Raises ValueError where it was asked for and cannot be.
+        """
+        if self.packing and not self.can_pack:
+            raise ValueError(
+                f"decoder {type(self.backbone).__name__} cannot read several sequences in a row (it has a prefix, or "
+                "keeps to no masks and positions): set model.decoder.packing to false"
+            )
+        if self.packing is None:
+            return self.backbone.device.type not in ("cpu", "meta") and self.can_pack
+        return self.packing
+
     def forward(
         self, z: Mapping[str, Tensor], batch: DocumentBatch, events: Tensor, noise: KeyedNoise | None = None
     ) -> DecoderPass:
@@ -119,7 +145,7 @@ class Decoder(nn.Module):
         if noise is not None:
             dropped = DropoutMasks.draw(batch, noise, self.word_dropout, self.context_dropout)
         padded = sum(chunk.ids.numel() for chunk in batch.decoder_chunks)
-        recompute = torch.is_grad_enabled() and (self.checkpointing or padded > 2 * self.layout.chunk_tokens)
+        recompute = torch.is_grad_enabled() and (self.checkpointing or padded > 2 * self.chunk_tokens)
         log_prob = torch.zeros(batch.num_tokens, device=batch.tokens.device)
         logits = torch.zeros(batch.num_tokens, events.shape[-1], device=batch.tokens.device)
         for chunk in batch.decoder_chunks:
@@ -160,9 +186,11 @@ class Decoder(nn.Module):
         inputs: dict[str, Any] = {"inputs_embeds": embedded}
         if dropped is not None and self.word_dropout:
             inputs["inputs_embeds"] = embedded.masked_fill(dropped.tokens[chunk.token][..., None], 0.0)
-        if dropped is not None and self.context_dropout:
-            inputs["attention_mask"] = attention_mask(dropped.visible(chunk), self.backbone.config, embedded.dtype)
-            inputs["position_ids"] = torch.arange(chunk.ids.shape[1], device=chunk.ids.device).expand_as(chunk.ids)
+        drops = dropped is not None and self.context_dropout > 0
+        if drops or chunk.position is not None:
+            visible = dropped.visible(chunk) if dropped is not None and drops else chunk.visible()
+            inputs["attention_mask"] = attention_mask(visible[:, None], self.backbone.config, embedded.dtype)
+            inputs["position_ids"] = chunk.positions
         if self.prefix is not None and vectors is not None:
             cache = DynamicCache(config=self.backbone.config)
             inputs |= self._after_prefix(self.sites.of_prefix(vectors)[:, chunk.sentence[:, 0]], cache, chunk.ids)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from textvae.data.batch import DocumentBatch, TokenChunk
@@ -33,8 +32,7 @@ class DropoutMasks:
         return cls(tokens & (within > 0), noise.uniform(key, "context dropout", sentences.index) < context_dropout)
 
     def visible(self, chunk: TokenChunk) -> Tensor:
-        """[R, 1, C, C] true where a position may look: back, but from no sentence to an earlier dropped one."""
+        """[R, C, C] true where a place may look: back in its sequence, from no sentence to an earlier dropped one."""
         sentence = chunk.sentence.expand_as(chunk.ids)
         same = sentence[:, :, None] == sentence[:, None, :]
-        seen = same | ~self.sentences[sentence][:, None, :]
-        return (seen & torch.ones_like(seen).tril())[:, None]
+        return chunk.visible() & (same | ~self.sentences[sentence][:, None, :])

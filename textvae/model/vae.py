@@ -24,6 +24,9 @@ from textvae.model.noise import KeyedNoise
 from textvae.model.structure import stop_labels
 from textvae.model.topics import TopicHead
 
+ROW_TOKENS = 256
+"""Length of rows that hold several sequences: a few sentences each, at attention that costs next to nothing."""
+
 
 class TextVAEConfig(PretrainedConfig):
     """Everything that rebuilds the model without its training data."""
@@ -98,7 +101,7 @@ class DocumentVAE(PreTrainedModel):
         settings = config.model_config
         names = check_levels(config.hierarchy, settings)
         self.hierarchy = Hierarchy(config.hierarchy, settings.levels, settings.units)
-        self.layout = BatchLayout(
+        self._layout = BatchLayout(
             hierarchy=tuple(config.hierarchy),
             context=settings.decoder.context,
             context_tokens=settings.decoder.context_tokens,
@@ -109,7 +112,7 @@ class DocumentVAE(PreTrainedModel):
             settings.decoder,
             {level.name: level.latent_size for level in settings.levels},
             len(self.hierarchy.stop_heads.decoder),
-            self.layout,
+            self._layout.chunk_tokens,
         )
         self.encoder = None
         self.bottom_up = None
@@ -158,6 +161,11 @@ class DocumentVAE(PreTrainedModel):
     def level_names(self) -> tuple[str, ...]:
         """Levels that carry a latent, top first."""
         return tuple(self.hierarchy.levels)
+
+    @property
+    def layout(self) -> BatchLayout:
+        """What the model asks of its batches, where it stands now."""
+        return replace(self._layout, row_tokens=ROW_TOKENS if self.decoder.packs else 0)
 
     @property
     def _token_topics(self) -> TopicHead | None:
@@ -245,8 +253,8 @@ class DocumentVAE(PreTrainedModel):
 
     def set_chunk_tokens(self, chunk_tokens: int) -> None:
         """Padded tokens that are decoded at a time: the memory budget of training and scoring."""
-        self.layout = replace(self.layout, chunk_tokens=chunk_tokens)
-        self.decoder.layout = self.layout
+        self._layout = replace(self._layout, chunk_tokens=chunk_tokens)
+        self.decoder.chunk_tokens = chunk_tokens
 
 
 def check_levels(hierarchy: Sequence[str], settings: ModelConfig) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ Shapes as in `sequential`: K particles, N leaves (sentences), L latent levels, D
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -38,7 +38,8 @@ class ModelDocument:
     def __init__(self, model: DocumentVAE, document: EncodedDocument, seed: int = 0) -> None:
         self.model = model
         self.noise = KeyedNoise(seed)
-        self.batch = collate([document], model.layout).to(model.device)
+        # A row for every sequence: what a sentence may look back on is read from them.
+        self.batch = collate([document], replace(model.layout, row_tokens=0)).to(model.device)
         self.lowest = len(self.batch.levels) - 1
         depths = {name: self.batch.level_number(name) for name in model.level_names}
         with torch.no_grad():
