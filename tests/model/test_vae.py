@@ -108,8 +108,8 @@ def test_sequences_that_share_a_row_do_not_see_each_other(
     def found(packing: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         options = {"context": context, "context_tokens": 8, "word_dropout": 0.3, "context_dropout": 0.3}
         vae = tiny.model(levels, decoder=decoder, attention=attention, packing=packing, **options).train()
-        shapes = {tuple(chunk.ids.shape) for chunk in tiny.batch_of(vae, tiny.documents()).decoder_chunks}
-        assert (shapes == {(1, 256)}) is packing
+        chunks = tiny.batch_of(vae, tiny.documents()).decoder_chunks
+        assert all((chunk.position is not None) is packing for chunk in chunks)
         return loss_and_gradients(vae, [tiny.documents()])
 
     for one, other in zip(found(False), found(True), strict=True):

@@ -25,7 +25,9 @@ from textvae.model.structure import stop_labels
 from textvae.model.topics import TopicHead
 
 ROW_TOKENS = 256
-"""Length of rows that hold several sequences: a few sentences each, at attention that costs next to nothing."""
+"""Length of rows that hold several sentences each, at attention that costs next to nothing."""
+ROW_CONTEXTS = 4
+"""Length of rows that hold several wider contexts, in full ones, of which the last sentence sticks out."""
 
 
 class TextVAEConfig(PretrainedConfig):
@@ -165,7 +167,10 @@ class DocumentVAE(PreTrainedModel):
     @property
     def layout(self) -> BatchLayout:
         """What the model asks of its batches, where it stands now."""
-        return replace(self._layout, row_tokens=ROW_TOKENS if self.decoder.packs else 0)
+        if not self.decoder.packs:
+            return self._layout
+        is_wide = self._layout.context != self._layout.hierarchy[-1]
+        return replace(self._layout, row_tokens=ROW_CONTEXTS * self._layout.context_tokens if is_wide else ROW_TOKENS)
 
     @property
     def _token_topics(self) -> TopicHead | None:
