@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,3 +40,26 @@ def test_auto_trains_in_what_is_best_here(
     assert f"mixed precision {best_precision(device)}\n" in capsys.readouterr().out
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [record["step"] for record in records if record["split"] == "train"] == [1, 2]
+
+
+def test_runs_of_one_process_have_a_precision_each(
+    prepared: Path,
+    settings: Callable[..., ModelConfig],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = TrainConfig(steps=1, validate_every=1, tracker="none")
+    distortions = {}
+    for precision in ("bf16", "no"):
+        train(
+            Config(
+                DataConfig(str(prepared), 400, 400),
+                settings("document"),
+                train=replace(options, mixed_precision=precision, output=str(tmp_path / precision)),
+            )
+        )
+        assert f"mixed precision {precision}\n" in capsys.readouterr().out
+        records = (tmp_path / precision / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        distortions[precision] = json.loads(records[0])["nll_per_token"]
+    assert distortions["bf16"] != distortions["no"]
+    assert distortions["bf16"] == pytest.approx(distortions["no"], rel=0.02)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
@@ -135,6 +136,8 @@ def _accelerator(settings: TrainConfig) -> Accelerator:
     precision = settings.mixed_precision
     if precision == "auto":
         precision = best_precision(device)
+    # The precision of a process's first run would otherwise be that of all its runs.
+    AcceleratorState._reset_state()
     return Accelerator(
         cpu=device.type == "cpu",
         mixed_precision=precision,
