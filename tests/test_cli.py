@@ -168,6 +168,19 @@ def test_queries_are_read_line_by_line(
     assert capsys.readouterr().out == "".join(f"{answer}\n" for answer in alone)
 
 
+def test_a_search_is_confined_by_a_filter(run: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    corpus, index = tmp_path / "corpus.jsonl", str(tmp_path / "index")
+    records = [{"id": name, "text": TEXT, "label": label} for name, label in (("a", "x=1"), ("b", "y"), ("c", "z"))]
+    corpus.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    assert main(["embed", str(corpus), "--model", run, "--out", index]) == 0
+    capsys.readouterr()
+    assert main(["search", index, "boat", "--json", "--filter", "label=x=1", "label=y", "--filter", "document=a"]) == 0
+    (found,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (found["document"], found["label"]) == ("a", "x=1")
+    assert main(["search", index, "boat", "--filter", "label"]) == 2
+    assert "--filter 'label' is no condition: give FIELD=VALUE" in capsys.readouterr().err
+
+
 def test_what_was_set_aside_is_counted(run: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     corpus = tmp_path / "corpus.jsonl"
     records = [{"id": "a", "words": TEXT}, {"id": "b", "words": None}]

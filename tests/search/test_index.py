@@ -233,6 +233,58 @@ def test_without_topics_all_but_words_can_be_searched(
         index.search(plain, "boat", by="words")
 
 
+LABELLED = {"harbour": "sea", "soup": "land", "night": "sea", "wall": None}
+
+
+@pytest.fixture(scope="module")
+def labelled(model: HierarchicalTextVAE, run: str, tmp_path_factory: pytest.TempPathFactory) -> Index:
+    sources = [
+        SourceDocument(id=name, text=text, label=LABELLED[name], title=f"On {name}") for name, text in TEXTS.items()
+    ]
+    folder = tmp_path_factory.mktemp("labelled") / "index"
+    embed_corpus(model, Documents.of(model.process(sources)), folder, run)
+    return Index(folder)
+
+
+@pytest.mark.parametrize("level", DOCUMENT)
+def test_a_filter_leaves_scores_as_they_are_and_other_documents_out(
+    model: HierarchicalTextVAE, labelled: Index, level: str
+) -> None:
+    """The search of everything, its results of other documents struck out."""
+    all_of_it = labelled.search(model, "the boat", level, k=100)
+    assert {result.document: result.label for result in all_of_it} == LABELLED
+    for only, left in (
+        ({"label": ["sea"]}, {"harbour", "night"}),
+        ({"label": ["sea", "land"]}, {"harbour", "night", "soup"}),
+        ({"label": ["sea"], "title": ["On night", "On soup"]}, {"night"}),
+        ({"document": ["wall"]}, {"wall"}),
+    ):
+        expected = [result for result in all_of_it if result.document in left]
+        assert expected
+        assert labelled.search(model, "the boat", level, k=100, only=only) == expected
+        assert labelled.search(model, "the boat", level, k=1, only=only) == expected[:1]
+
+
+@pytest.mark.parametrize(
+    ("only", "message"),
+    [
+        ({"label": ["fire"]}, "has label 'fire'; some have 'sea', 'land'"),
+        ({"colour": ["red"]}, "confined by 'colour': choose one of label, title, document, source_id"),
+        ({"label": ["sea"], "document": ["soup"]}, "though each of them fits some"),
+    ],
+)
+def test_a_filter_that_nothing_fits_is_an_error(
+    model: HierarchicalTextVAE, labelled: Index, only: dict[str, list[str]], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        labelled.search(model, "the boat", only=only)
+
+
+def test_a_filter_by_what_no_document_has_says_so(model: HierarchicalTextVAE, index: Path) -> None:
+    with pytest.raises(ValueError, match="has label 'sea': none has a label"):
+        Index(index).search(model, "the boat", only={"label": ["sea"]})
+
+
 def test_k_is_checked_and_all_units_are_the_most(model: HierarchicalTextVAE, index: Path) -> None:
     assert len(Index(index).search(model, "boat", "sentence", k=10**9)) == 10
     for k in (0, -1):

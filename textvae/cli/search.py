@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import get_args
 
 from textvae.cli.common import add_model, load_model, shortened
-from textvae.search.index import By, Index
+from textvae.search.index import FIELDS, By, Index, Only
 from textvae.text_vae import HierarchicalTextVAE
 
 
@@ -26,25 +27,45 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="the encoder's states of a text's sentences and of their mean, with BM25 (hybrid, the default) or without "
         "(encoder); cosine of the latents; probability of the query's words under the latents' topics; both of these",
     )
+    parser.add_argument(
+        "--filter",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FIELD=VALUE",
+        help=f"only documents with this {', '.join(FIELDS[:-1])} or {FIELDS[-1]}; of several values of a field, any",
+    )
     parser.add_argument("--json", action="store_true", help="results as lines of JSON, texts whole")
     add_model(parser, required=False, said="of the model that made the index (default: where it was then)")
     parser.set_defaults(command=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    index = Index(arguments.index)
+    index, only = Index(arguments.index), filters(arguments.filter)
     model = load_model(arguments, index.find_model(arguments.model))
     if arguments.query is not None:
-        _answer(index, model, arguments, arguments.query)
+        _answer(index, model, arguments, arguments.query, only)
         return
     for line in sys.stdin:
         if line.strip():
-            _answer(index, model, arguments, line)
+            _answer(index, model, arguments, line, only)
             print(flush=True)
 
 
-def _answer(index: Index, model: HierarchicalTextVAE, arguments: argparse.Namespace, query: str) -> None:
-    for rank, found in enumerate(index.search(model, query, arguments.level, arguments.k, arguments.by), start=1):
+def filters(given: Sequence[str]) -> dict[str, list[str]]:
+    """By field the values of `FIELD=VALUE`. Raises ValueError for what is none."""
+    only: dict[str, list[str]] = {}
+    for condition in given:
+        field, separator, value = condition.partition("=")
+        if not separator:
+            raise ValueError(f"--filter {condition!r} is no condition: give FIELD=VALUE, such as label=news")
+        only.setdefault(field, []).append(value)
+    return only
+
+
+def _answer(index: Index, model: HierarchicalTextVAE, arguments: argparse.Namespace, query: str, only: Only) -> None:
+    results = index.search(model, query, arguments.level, arguments.k, arguments.by, only)
+    for rank, found in enumerate(results, start=1):
         if arguments.json:
             print(json.dumps({"query": query.strip(), "rank": rank} | asdict(found), ensure_ascii=False))
             continue

@@ -146,6 +146,7 @@ def _write_group(model: HierarchicalTextVAE, group: DocumentGroup, writers: dict
             "document": [member.id for member in members],
             "source_id": [member.source_id for member in members],
             "title": [member.title for member in members],
+            "label": [member.label for member in members],
             "parent": parents,
             "text": unit_texts(group.members, group.batch, level),
             "normaliser": _normalisers(model, group.batch, down_to),

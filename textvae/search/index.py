@@ -5,6 +5,7 @@ Shapes: U units, Z latent size.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,8 @@ from textvae.text_vae import HierarchicalTextVAE
 
 SMALLEST_DEVIATION = 1e-6
 """A dimension that varies less tells no units apart."""
+EXAMPLES = 8
+"""Values of a field that an error names."""
 
 
 By = Literal["hybrid", "encoder", "latents", "words", "both"]
@@ -32,6 +35,13 @@ By = Literal["hybrid", "encoder", "latents", "words", "both"]
 under the unit's topics (`search.words`), nats per token; `encoder`, the passages that it is made of, as the pretrained
 encoder reads them (`search.passages`), in [-1, 1]; `both`, latents and words, and `hybrid`, encoder and BM25
 (`search.lexical`), each in standard deviations over the level's units, added."""
+
+
+FIELDS = ("label", "title", "document", "source_id")
+"""What a search can be confined by: label, title and id of a document, and the id of the source it is a section of."""
+
+Only = Mapping[str, Sequence[str]]
+"""By field, the values that are sought: one of them, for every field that is named."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,7 @@ class SearchResult:
     """As `By` says."""
     document: str
     title: str | None
+    label: str | None
     text: str
     passage: Passage | None = None
     """The part that is nearest to the query; None where the unit is of the lowest level, or no query was made."""
@@ -79,18 +90,25 @@ class Index:
         return self.description.model.find(self.folder, named)
 
     def search(
-        self, model: HierarchicalTextVAE, query: str, level: str | None = None, k: int = 10, by: By = "hybrid"
+        self,
+        model: HierarchicalTextVAE,
+        query: str,
+        level: str | None = None,
+        k: int = 10,
+        by: By = "hybrid",
+        only: Only | None = None,
     ) -> list[SearchResult]:
         """The `k` units (or all, if there are fewer) of `level` (default: the top) that fit the query best, found `by`
-        what that says, each with its passage that is nearest to the query.
+        what that says among those that `only` leaves, each with its passage that is nearest to the query.
 
         `model`: the one of `find_model`. Raises ValueError for an empty query, for words where the model has no topics,
         and as `nearest` does.
         """
         level = self.levels[0] if level is None else level
         self._check(level, k)
+        left = self._left(level, only)
         asked = self._passages.ask(query_features(model, query))
-        return self._best(self._scores(model, query, level, by, asked), level, k, asked)
+        return self._best(self._scores(model, query, level, by, asked), level, k, left, asked)
 
     def scores(self, model: HierarchicalTextVAE, query: str, level: str, by: By) -> np.ndarray:
         """[U] of all units of a level, in their order. Raises ValueError as `search` does."""
@@ -112,14 +130,34 @@ class Index:
             return found[0]
         return sum((scores - scores.mean()) / max(scores.std(), SMALLEST_DEVIATION) for scores in found)
 
-    def nearest(self, sought: np.ndarray, level: str, k: int = 10) -> list[SearchResult]:
-        """The `k` units of `level` nearest to an embedding [Z].
+    def nearest(self, sought: np.ndarray, level: str, k: int = 10, only: Only | None = None) -> list[SearchResult]:
+        """The `k` units of `level` nearest to an embedding [Z], among those that `only` leaves.
 
-        Raises ValueError for a level that is not there, a `k` below 1, an embedding of another size and a damaged
-        index.
+        Raises ValueError for a level or a field that is not there, where nothing is left, a `k` below 1, an embedding
+        of another size and a damaged index.
         """
         self._check(level, k)
-        return self._best(self._similarities(sought, level), level, k)
+        return self._best(self._similarities(sought, level), level, k, self._left(level, only))
+
+    def _left(self, level: str, only: Only | None) -> np.ndarray | None:
+        """[U] whether `only` leaves a unit; None where it leaves all."""
+        left = None
+        for field, values in (only or {}).items():
+            if field not in FIELDS:
+                raise ValueError(f"nothing can be confined by '{field}': choose one of {', '.join(FIELDS)}")
+            column = self._units(level).column(field)
+            fits = pyarrow.compute.is_in(column, pyarrow.array(values, pyarrow.string())).to_numpy()
+            if not fits.any():
+                known = ", ".join(f"'{value}'" for value in column.unique().drop_null().to_pylist()[:EXAMPLES])
+                sought = " or ".join(f"'{value}'" for value in values)
+                raise ValueError(
+                    f"no document in '{self.folder}' has {field} {sought}"
+                    + (f"; some have {known}" if known else f": none has a {field}")
+                )
+            left = fits if left is None else left & fits
+        if left is not None and not left.any():
+            raise ValueError(f"no document in '{self.folder}' fits {dict(only or {})}, though each of them fits some")
+        return left
 
     def _similarities(self, sought: np.ndarray, level: str) -> np.ndarray:
         described = self._check(level, 1)
@@ -133,15 +171,20 @@ class Index:
             raise ValueError(f"'{self.folder / level}' is damaged: embeddings are not finite; embed the corpus again")
         return scores
 
-    def _best(self, scores: np.ndarray, level: str, k: int, asked: Asked | None = None) -> list[SearchResult]:
-        """`asked`: the query, where there is one for passages to be near to."""
-        best = torch.from_numpy(scores).topk(min(k, len(scores)))
+    def _best(
+        self, scores: np.ndarray, level: str, k: int, left: np.ndarray | None, asked: Asked | None = None
+    ) -> list[SearchResult]:
+        """`left`: [U] as `_left` gives it; `asked`: the query, where there is one for passages to be near to."""
+        number = len(scores)
+        if left is not None:
+            scores, number = np.where(left, scores, -np.inf), int(left.sum())
+        best = torch.from_numpy(scores).topk(min(k, number))
         found = []
         for score, number in zip(best.values.tolist(), best.indices.tolist(), strict=True):
             row, passage = self._row(self._units(level), number), None
             if asked is not None and level != self.levels[-1]:
                 passage = Passage(*self._passages.best(asked, level, number))
-            found.append(SearchResult(score, row["document"], row["title"], row["text"], passage))
+            found.append(SearchResult(score, row["document"], row["title"], row["label"], row["text"], passage))
         return found
 
     @property

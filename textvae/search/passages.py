@@ -14,11 +14,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow
+import torch
 
 from textvae.search.storage import ancestors, embeddings_of
 
 SMALLEST_LENGTH = 1e-12
 """That a vector is divided by."""
+BLOCK = 1024
+"""Passages whose features are made float32 at a time: few enough to stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +51,16 @@ class Passages:
     def ask(self, query: np.ndarray) -> Asked:
         """`query`: [F] the encoder's features of it."""
         direction = query / max(float(np.linalg.norm(query)), SMALLEST_LENGTH)
-        products = np.concatenate([part.astype(np.float32) @ direction for part in self._features()])
+        sought = torch.from_numpy(direction)
+        # Copied, for PyTorch asks for memory that may be written to, and a file's may not.
+        blocks = (part[at : at + BLOCK].copy() for part in self._features() for at in range(0, len(part), BLOCK))
+        products = torch.cat([torch.from_numpy(block).float() @ sought for block in blocks]).numpy()
         return Asked(direction, products / np.maximum(self.lengths, SMALLEST_LENGTH))
 
     def scores(self, asked: Asked, level: str) -> np.ndarray:
         """[U] in [-1, 1], of all units of a level."""
-        means = self._mean_directions(level)
-        best = np.full(len(means), -1.0, dtype=np.float32)
-        np.maximum.at(best, self.unit_of[level], asked.cosines)
+        means, units = self._mean_directions(level), self.unit_of[level]
+        best = np.maximum.reduceat(asked.cosines, np.searchsorted(units, np.arange(len(means))))
         return (best + means @ asked.direction) / 2
 
     def best(self, asked: Asked, level: str, unit: int) -> tuple[int, str]:

@@ -25,7 +25,7 @@ from textvae.damage import verify
 from textvae.search.origin import ModelOrigin
 
 INDEX_FILE = "index.json"
-FORMAT = 5
+FORMAT = 6
 _LEVEL_NAME = re.compile(r"\w[\w-]*")
 
 Numbers = Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=1)]
@@ -41,6 +41,7 @@ def unit_schema(size: int, feature_size: int = 0) -> pyarrow.Schema:
             "document": pyarrow.string(),  # its id
             "source_id": pyarrow.string(),
             "title": pyarrow.string(),
+            "label": pyarrow.string(),
             "parent": pyarrow.int64(),  # row of the unit of the next level above, in the same shard; null at the top
             "text": pyarrow.string(),
             "normaliser": pyarrow.float32(),  # of its words (`search.words`); null for a model without topics
