@@ -59,6 +59,9 @@ class EncoderConfig:
     words: bool = True
     """Whether the posterior sees the words of a unit (the decoder's tokens, as a bag) beside these states, through the
     latents' own path to the logits: it needs `decoder.logit_rank`."""
+    linear: bool = True
+    """Whether a linear map of these states, averaged over the unit, is part of the posterior's mean, beside what a
+    perceptron makes of them: what search on text of another kind needs (EXPERIMENTS.md)."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -213,9 +216,10 @@ class ObjectiveConfig:
     ancestors alone, the decoder frozen and not run: a warm start of the latents at a fraction of the cost."""
     bag_of_words: Annotated[float, Field(ge=0)] = 0.0
     """Weight of predicting all words from the top latent alone, beside the decoder (Zhao et al. 2017)."""
-    crop_contrast: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of telling a document from the others of its micro-batch by one to three of its sentences, in the
-    standardised means of its latent, which is how it is searched (InfoNCE, van den Oord et al. 2018)."""
+    similarity: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of keeping documents as alike as the pretrained encoder finds them: of the squared differences, over the
+    pairs of a micro-batch, between the cosines of the top latent's standardised means, which it is searched by, and
+    those of the encoder's states (similarity-preserving distillation, Tung & Mori 2019)."""
 
     @property
     def uses_bag(self) -> bool:

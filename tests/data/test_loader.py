@@ -8,7 +8,6 @@ import tiny
 import torch
 from test_batch import LAYOUT
 
-from textvae.data.collate import collate
 from textvae.data.dataset import Documents
 from textvae.data.document import EncodedDocument
 from textvae.data.loader import (
@@ -16,7 +15,6 @@ from textvae.data.loader import (
     TrainingSteps,
     evaluation_groups,
     gather_in_order,
-    random_crop,
     training_loader,
     walk,
 )
@@ -169,64 +167,6 @@ def test_what_a_worker_cannot_read_is_said_where_the_walk_is() -> None:
     documents = replace(Documents.of(tiny.documents()), read=unreadable)
     with pytest.raises(ValueError, match="row 0 is damaged"):
         list(walk(documents, LAYOUT, CPU, batch_tokens=1, order="data", workers=2))
-
-
-def test_a_crop_is_a_run_of_the_documents_sentences() -> None:
-    """The batch of a crop holds what the document's batch holds of its sentences."""
-    whole = replace(tiny.document("doc", [3], [2, 4, 3]), features=np.arange(9 * 2, dtype=np.float32))
-    crop = whole.crop(2, 3)
-    assert crop.structure == [[1], [3]]
-    assert crop.sentences == whole.sentences[2:5]
-    batch, part = collate([whole], LAYOUT), collate([crop], LAYOUT)
-    inside = (batch.token_sentence >= 2) & (batch.token_sentence < 5)
-    assert part.tokens.tolist() == batch.tokens[inside].tolist()
-    assert part.features.tolist() == batch.features[2:5].tolist()
-    assert (crop.num_tokens, crop.num_words) == (part.num_tokens, len(crop.text().split()))
-    read = collate([replace(crop, features=None)], LAYOUT).encoder_chunks
-    assert sum(int(chunk.mask[chunk.sentence >= 0].sum()) for chunk in read) == len(crop.encoder_ids)
-    for first, count in ((-1, 2), (0, 0), (8, 2)):
-        with pytest.raises(ValueError, match="document 'doc' has no"):
-            whole.crop(first, count)
-
-
-def test_crops_are_keyed_and_at_most_half_of_a_document() -> None:
-    whole = tiny.document("doc", [2], [6, 7])
-    drawn = [random_crop(whole, 1, step) for step in range(200)]
-    assert drawn[7] == random_crop(whole, 1, 7)
-    assert {len(crop.sentences) for crop in drawn} == {1, 2, 3}
-    assert {crop.sentences[0] for crop in drawn} == set(whole.sentences), "any sentence may begin one"
-    pair = tiny.document("two", [1], [2])
-    assert {len(random_crop(pair, 1, step).sentences) for step in range(20)} == {1}
-
-
-@pytest.mark.parametrize("num_processes", [1, 3])
-def test_steps_bring_the_crops_of_their_own_documents(num_processes: int) -> None:
-    corpus = [tiny.document(f"doc-{n}", [2], [2, 3]) for n in range(12)]
-    plan = BatchPlan(np.asarray([d.num_tokens for d in corpus]), BUDGET, seed=1)
-    found = {}
-    for process in range(num_processes):
-        steps = TrainingSteps(
-            corpus.__getitem__,
-            plan,
-            LAYOUT,
-            steps=4,
-            micro_batch_tokens=40,
-            process=process,
-            num_processes=num_processes,
-            crops=5,
-        )
-        for batch in steps[2].batches:
-            assert batch.crops.ids == batch.ids
-            ends = batch.crops.levels[-1].document.bincount().tolist()
-            tokens = batch.crops.tokens.split(
-                batch.crops.levels[-1].document[batch.crops.token_sentence].bincount().tolist()
-            )
-            found |= {name: (n, t.tolist()) for name, n, t in zip(batch.ids, ends, tokens, strict=True)}
-    assert found == {
-        corpus[d].id: (len(crop.sentences), collate([crop], LAYOUT).tokens.tolist())
-        for d in plan.documents(2)
-        for crop in [random_crop(corpus[d], 5, 2)]
-    }
 
 
 def test_an_empty_split_is_refused() -> None:

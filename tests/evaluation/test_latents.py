@@ -213,8 +213,9 @@ def test_a_level_that_nothing_listens_to_gains_nothing(name: str) -> None:
 
 def test_a_collapsed_level_has_no_payoff() -> None:
     vae = tiny.model(("document",))
+    level = vae.hierarchy.stack["document"]
     with torch.no_grad():
-        for parameter in vae.hierarchy.stack["document"].posterior[-1].parameters():
+        for parameter in (*level.posterior[-1].parameters(), level.linear.weight):
             parameter.zero_()
     found = examine(vae, tiny.documents()).levels["document"]
     assert (found.rate_per_unit, found.payoff, found.payoff_over_prior_mean) == (0, None, None)

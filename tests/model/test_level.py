@@ -6,9 +6,9 @@ from torch import Tensor
 from textvae.config import LevelConfig, UnitConfig
 from textvae.data.batch import UnitLevel, pack
 from textvae.model.gaussian import DiagonalGaussian
-from textvae.model.level import Level, StructureScores
+from textvae.model.level import Level, StructureScores, UnitFeatures
 
-WIDTH, LATENT = 16, 5
+WIDTH, LATENT, STATES = 16, 5, 7
 COUNTS = [7, 1, 12]
 UNITS = sum(COUNTS)
 
@@ -26,6 +26,7 @@ def level(
     built = Level(
         LevelConfig("paragraph", LATENT, prior, **options),
         UnitConfig(WIDTH, 2, 2, window),
+        STATES,
         num_stops=num_stops,
         is_root=is_root,
         has_parent=has_parent,
@@ -45,6 +46,10 @@ def units() -> UnitLevel:
 
 def random(seed: int, *shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def features_of(units: int) -> UnitFeatures:
+    return UnitFeatures(random(3, units, WIDTH), random(4, units, STATES))
 
 
 def events(columns: int = 2) -> Tensor:
@@ -122,15 +127,28 @@ def test_without_parent_or_predecessor_the_prior_is_standard_normal(units: UnitL
 @pytest.mark.parametrize("sees", [True, False])
 def test_the_posterior_sees_ancestors_where_it_should(units: UnitLevel, sees: bool) -> None:
     unit = level(posterior_sees_ancestors=sees)
-    features = random(3, UNITS, WIDTH)
+    features = features_of(UNITS)
     one, other = (unit.infer(features, random(seed, UNITS, WIDTH)) for seed in (1, 2))
     assert torch.equal(one.mean, other.mean) is not sees
+
+
+def test_the_posteriors_mean_is_what_the_perceptron_makes_and_a_linear_map_of_the_encoders_states() -> None:
+    unit, features, above = level(), features_of(UNITS), random(1, UNITS, WIDTH)
+    moved = random(9, STATES)
+    found, plain = (
+        unit.infer(UnitFeatures(features.hidden, features.states + moved), above),
+        unit.infer(features, above),
+    )
+    shift = (unit.linear.weight @ moved).expand(UNITS, -1)
+    assert shift.abs().min() > 1e-3
+    torch.testing.assert_close(found.mean - plain.mean, shift, atol=1e-5, rtol=1e-4)
+    assert torch.equal(found.log_variance, plain.log_variance)
 
 
 def test_latents_come_from_where_they_are_asked_from(units: UnitLevel) -> None:
     unit = level()
     above, noise, told = random(1, UNITS, WIDTH), random(2, UNITS, LATENT), events()
-    features = random(3, UNITS, WIDTH)
+    features = features_of(UNITS)
     posterior = unit.infer(features, above)
     drawn = unit(above, features, units, told, "posterior", noise)
     assert torch.equal(drawn.z, posterior.sample(noise))
@@ -146,8 +164,8 @@ def test_latents_come_from_where_they_are_asked_from(units: UnitLevel) -> None:
 def test_the_posterior_starts_with_the_configured_deviation(std: float) -> None:
     torch.manual_seed(0)
     config = LevelConfig("document", LATENT, initial_posterior_std=std)
-    fresh = Level(config, UnitConfig(WIDTH, 1, 2), num_stops=0, is_root=True, has_parent=False, has_child=False)
-    found = fresh.infer(random(3, 4, WIDTH), torch.zeros(4, WIDTH))
+    fresh = Level(config, UnitConfig(WIDTH, 1, 2), 0, num_stops=0, is_root=True, has_parent=False, has_child=False)
+    found = fresh.infer(features_of(4), torch.zeros(4, WIDTH))
     torch.testing.assert_close(found.std, torch.full_like(found.std, std), atol=0, rtol=1e-4)
 
 
@@ -164,6 +182,7 @@ def test_a_fresh_prior_is_standard_normal(units: UnitLevel) -> None:
     fresh = Level(
         LevelConfig("paragraph", LATENT),
         UnitConfig(WIDTH, 1, 2),
+        0,
         num_stops=1,
         is_root=False,
         has_parent=True,

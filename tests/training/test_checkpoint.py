@@ -28,7 +28,7 @@ from textvae.damage import checksums
 from textvae.data.dataset import METADATA_FILE
 from textvae.runs import RunFolder, load_run
 from textvae.training.loop import Progress, train
-from textvae.training.objective import ElboTerms, elbo_terms
+from textvae.training.objective import ElboTerms, Objective, elbo_terms
 from textvae.training.output import RunOutput
 from textvae.training.state_file import read_state, write_state
 from textvae.training.stopping import TrainingStopped
@@ -254,7 +254,7 @@ def test_a_step_that_is_not_finite_is_left_out(whole: Config, tmp_path: Path, mo
     log = Progress.log
     calls = iter(range(100))
 
-    def broken(*given: Any) -> ElboTerms:
+    def broken(_: Objective, *given: Any) -> ElboTerms:
         terms = elbo_terms(*given)
         nan = float("nan") if next(calls) == 1 else 1.0
         rates = {name: rate * nan for name, rate in terms.rate_by_dimension.items()}
@@ -267,7 +267,7 @@ def test_a_step_that_is_not_finite_is_left_out(whole: Config, tmp_path: Path, mo
     kept: list[torch.nn.Module] = []
     begin = Progress.begin
     monkeypatch.setattr(Progress, "begin", lambda self, f, m, d: (kept.append(m), begin(self, f, m, d))[1])
-    monkeypatch.setattr("textvae.training.loop.elbo_terms", broken)
+    monkeypatch.setattr(Objective, "terms", broken)
     monkeypatch.setattr(Progress, "log", noted)
     train(config)
     assert [record["step"] for record in records(tmp_path / "run")] == [1, 3]

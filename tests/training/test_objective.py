@@ -1,5 +1,4 @@
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,20 +6,15 @@ import tiny
 import torch
 
 from textvae.config import ObjectiveConfig, RatePolicy
-from textvae.data.batch import DocumentBatch
-from textvae.data.document import EncodedDocument
-from textvae.data.loader import random_crop
-from textvae.model.vae import DocumentVAE
 from textvae.search.index import similarities
 from textvae.search.storage import LevelDescription
 from textvae.training.objective import (
     SCALE_LIMIT,
-    TEMPERATURE,
     ElboTerms,
     Objective,
     RateRegulariser,
-    crop_contrast,
     elbo_terms,
+    similarity_loss,
 )
 
 CONSTANT = RatePolicy(anneal="constant")
@@ -73,61 +67,75 @@ def test_the_bag_of_words_is_the_top_levels_and_no_part_of_what_is_reported() ->
     torch.testing.assert_close(found.loss(given, found.weights(0)), plain.negative_elbo.sum() - 0.3 * top)
 
 
-def with_crops(vae: DocumentVAE, members: list[EncodedDocument]) -> DocumentBatch:
-    crops = [random_crop(member, seed=1, step=2) for member in members]
-    return replace(tiny.batch_of(vae, members), crops=tiny.batch_of(vae, crops))
-
-
-def test_the_contrast_of_crops_is_an_auxiliary_loss_and_no_part_of_what_is_reported() -> None:
+def test_similarity_is_an_auxiliary_loss_and_no_part_of_what_is_reported() -> None:
     vae = tiny.model()
-    batch = with_crops(vae, tiny.documents())
-    given, plain = (
-        elbo_terms(vae(batch, tiny.NOISE), batch),
-        elbo_terms(vae(batch, tiny.NOISE), tiny.batch_of(vae, tiny.documents())),
-    )
+    batch = tiny.batch_of(vae, tiny.documents())
+    output, found = vae(batch, tiny.NOISE), objective(similarity=0.3)
+    given, plain = found.terms(output, batch), elbo_terms(output, batch)
+    assert plain.similarity is None
     torch.testing.assert_close(given.negative_elbo, plain.negative_elbo)
-    found = objective(crop_contrast=0.3)
-    contrast = crop_contrast(vae.document_means(batch), vae.document_means(batch.crops))
+    top = output.hierarchy.levels["document"].posterior
+    expected = plain.negative_elbo.sum() + 0.3 * similarity_loss(top.mean, output.states).sum()
     loss = found.loss(given, found.weights(0))
-    torch.testing.assert_close(loss, plain.negative_elbo.sum() + 0.3 * contrast.sum())
+    torch.testing.assert_close(loss, expected)
     loss.backward()
     assert all(p.grad.isfinite().all() for p in vae.parameters() if p.grad is not None)
 
 
-def test_the_contrast_is_the_cross_entropy_of_an_indexs_cosines() -> None:
-    """Standardised as `search.index.similarities` does it."""
+def test_the_similarity_of_latents_is_that_of_an_index() -> None:
+    """Standardised as `search.index.similarities` does it, one document after the other."""
     torch.manual_seed(0)
-    documents, crops = torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
-    described = LevelDescription([5], documents.mean(0).tolist(), documents.std(0, correction=0).tolist(), [""])
-    cosines = np.stack([similarities(documents.numpy(), crop, described) for crop in crops.numpy()])
-    expected = -(torch.from_numpy(cosines) / TEMPERATURE).log_softmax(-1).diagonal()
-    torch.testing.assert_close(crop_contrast(documents, crops), expected, rtol=1e-4, atol=1e-4)
+    means, states = torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 7, dtype=torch.float64)
+    described = LevelDescription([5], means.mean(0).tolist(), means.std(0, correction=0).tolist(), [""])
+    found = similarity_loss(means, states)
+    for row in range(5):
+        ours = similarities(means.numpy(), means[row].numpy(), described)
+        theirs = torch.cosine_similarity(states - states.mean(0), (states - states.mean(0))[row, None])
+        others = [other for other in range(5) if other != row]
+        expected = np.square(ours - theirs.numpy())[others].mean()
+        assert found[row].item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_contrast_costs_no_rate_because_scale_does_not_matter() -> None:
+def test_similarity_costs_no_rate_because_scale_does_not_matter() -> None:
     torch.manual_seed(0)
-    documents, crops = torch.randn(6, 4, dtype=torch.float64), torch.randn(6, 4, dtype=torch.float64)
+    means, states = torch.randn(6, 4, dtype=torch.float64), torch.randn(6, 9, dtype=torch.float64)
     scale, shift = torch.tensor([1e-3, 0.1, 1.0, 7.0]), torch.tensor([0.0, 5.0, -1.0, 0.3])
-    found = crop_contrast(documents * scale + shift, crops * scale + shift)
-    torch.testing.assert_close(found, crop_contrast(documents, crops), rtol=1e-5, atol=1e-6)
+    found = similarity_loss(means * scale + shift, states)
+    torch.testing.assert_close(found, similarity_loss(means, states), rtol=1e-5, atol=1e-6)
 
 
-def test_a_document_alone_in_its_batch_is_told_apart_for_nothing() -> None:
+def test_a_projection_that_keeps_all_variance_is_perfectly_similar() -> None:
+    """States of three dimensions, rotated into thirty: their principal components lose nothing."""
+    torch.manual_seed(0)
+    latents = torch.randn(50, 3, dtype=torch.float64)
+    latents = (latents - latents.mean(0)) @ torch.linalg.inv(torch.linalg.cholesky(torch.cov(latents.T))).T
+    rotation = torch.linalg.qr(torch.randn(30, 3, dtype=torch.float64))[0]
+    assert similarity_loss(latents * 0.1, latents @ rotation.T + 2).max() < 1e-10
+    assert similarity_loss(latents[:, :2], latents @ rotation.T).mean() > 0.05
+
+
+def test_a_document_alone_in_its_batch_is_like_nothing() -> None:
     vae = tiny.model()
-    batch = with_crops(vae, tiny.documents()[:1])
-    given = elbo_terms(vae(batch, tiny.NOISE), batch)
-    assert given.crop_contrast.item() == 0
-    found = objective(crop_contrast=1.0)
+    batch = tiny.batch_of(vae, tiny.documents()[:1])
+    found = objective(similarity=1.0)
+    given = found.terms(vae(batch, tiny.NOISE), batch)
+    assert given.similarity.item() == 0
     found.loss(given, found.weights(0)).backward()
     assert all(p.grad.isfinite().all() for p in vae.parameters() if p.grad is not None)
 
 
-def test_without_a_latent_of_whole_documents_there_is_nothing_to_contrast() -> None:
-    vae = tiny.model(("sentence",))
-    with pytest.raises(
-        ValueError, match=r"whole documents have no latent in this model: its levels are \['sentence'\]"
-    ):
-        vae(with_crops(vae, tiny.documents()), tiny.NOISE)
+@pytest.mark.parametrize("levels", [(), ("sentence",)])
+def test_similarity_is_that_of_the_top_levels_units(levels: tuple[str, ...]) -> None:
+    vae = tiny.model(levels)
+    batch = tiny.batch_of(vae, tiny.documents())
+    output = vae(batch, tiny.NOISE)
+    given = Objective(ObjectiveConfig(similarity=1.0), levels, steps=100).terms(output, batch)
+    if not levels:
+        assert given.similarity is None
+    else:
+        each = similarity_loss(output.hierarchy.levels["sentence"].posterior.mean, output.states)
+        torch.testing.assert_close(given.similarity.sum(), each.sum())
+        assert len(given.similarity) == len(batch)
 
 
 def test_free_bits_stop_the_pressure_on_quiet_dimensions_only() -> None:

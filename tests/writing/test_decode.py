@@ -142,7 +142,7 @@ def test_latents_are_drawn_from_the_priors_of_the_parallel_pass(
 @pytest.mark.parametrize("levels", [(), ("document",), ("paragraph",), tiny.DOCUMENT], ids=str)
 def test_the_greedy_word_is_the_most_probable(levels: tuple[str, ...], context: str) -> None:
     """By the scores of the parallel pass, in which every other word is put in its place."""
-    vae = tiny.model(levels, vocabulary=6, context=context, context_tokens=5, seed=1)
+    vae = tiny.model(levels, vocabulary=6, context=context, context_tokens=5, seed=2)
     with torch.no_grad():  # or what stands before would hardly ever change the best word
         for block in vae.decoder.backbone.transformer.h:
             block.attn.c_proj.weight.mul_(20)
@@ -260,7 +260,7 @@ def test_documents_are_drawn_as_they_are_scored(
 
 
 def test_top_p_and_temperature_sharpen() -> None:
-    vae = tiny.model(("sentence",), vocabulary=8)
+    vae = tiny.model(("sentence",), vocabulary=8, seed=1)
     plain, sharp, narrow = (
         Counter(tuple(words) for d in write(vae, nothing(vae, 60), 0, options) for words in d.sentences)
         for options in (
@@ -298,7 +298,7 @@ def test_documents_of_one_draw_share_their_noise() -> None:
 
 def test_rows_that_are_done_leave() -> None:
     """A batch costs about as many row-steps as it has tokens, however long its longest sentence is."""
-    vae = tiny.model(("sentence",), vocabulary=8)
+    vae = tiny.model(("sentence",), vocabulary=8, seed=1)
     rows: list[int] = []
     step = vae.decoder.step
     vae.decoder.step = lambda ids, *rest: (rows.append(len(ids)), step(ids, *rest))[1]

@@ -149,8 +149,6 @@ class DocumentBatch:
     """Empty when `features` are given."""
     features: Tensor | None
     """[S, D] cached pooled states of a frozen encoder."""
-    crops: DocumentBatch | None = None
-    """A few sentences of every document, as documents of their own, where the objective asks for them."""
 
     def __len__(self) -> int:
         return len(self.document_key)
@@ -202,7 +200,6 @@ class DocumentBatch:
             ),
             encoder_chunks=(),
             features=None,
-            crops=None,
         )
 
     def to(self, device: torch.device) -> DocumentBatch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -97,36 +97,6 @@ class EncodedDocument:
     """UTF-8 bytes of `text()`."""
     features: np.ndarray | None = None
     """[S * D] pooled features of the frozen encoder, where they were cached; stored as float16."""
-
-    def crop(self, first: int, count: int) -> EncodedDocument:
-        """Sentences `first`, ..., `first + count - 1` alone, as a document of one unit at every level above them.
-
-        Raises ValueError where it has no such sentences.
-        """
-        after = first + count
-        if not 0 <= first < after <= len(self.sentences):
-            raise ValueError(
-                f"document '{self.id}' has no {count} sentences from {first} on, but {len(self.sentences)}"
-            )
-        sentences = self.sentences[first:after]
-        text = "".join(sentences)
-        encoder, decoder = (slice(sum(n[:first]), sum(n[:after])) for n in (self.encoder_lengths, self.decoder_lengths))
-        features = self.features
-        if features is not None:
-            features = features.reshape(len(self.sentences), -1)[first:after].ravel()
-        return replace(
-            self,
-            sentences=sentences,
-            structure=[*([1] for _ in self.structure[:-1]), *([count] for _ in self.structure[-1:])],
-            encoder_ids=self.encoder_ids[encoder],
-            encoder_lengths=self.encoder_lengths[first:after],
-            decoder_ids=self.decoder_ids[decoder],
-            decoder_lengths=self.decoder_lengths[first:after],
-            num_tokens=decoder.stop - decoder.start + count,
-            num_words=len(text.split()),
-            num_bytes=len(text.encode()),
-            features=features,
-        )
 
     def paragraphs(self) -> Iterator[str]:
         """Normalised text of every unit above the lowest level (of the only unit, if there is one level)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import Literal, TypeVar
 
@@ -16,7 +16,7 @@ from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from textvae.data.batch import BatchLayout, DocumentBatch, key_of
+from textvae.data.batch import BatchLayout, DocumentBatch
 from textvae.data.collate import collate
 from textvae.data.dataset import Documents
 from textvae.data.document import EncodedDocument
@@ -24,8 +24,6 @@ from textvae.data.plan import BatchPlan, fill, share
 
 S = TypeVar("S")
 T = TypeVar("T")
-CROP = 3
-"""Sentences of a crop at most."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +51,8 @@ class TrainingSteps(Dataset[StepBatches]):
         micro_batch_tokens: int,
         process: int,
         num_processes: int,
-        crops: int | None = None,
     ) -> None:
-        """read: document number -> document; crops: the seed of those that batches bring along, None for none."""
+        """read: document number -> document."""
         self.read = read
         self.plan = plan
         self.layout = layout
@@ -63,7 +60,6 @@ class TrainingSteps(Dataset[StepBatches]):
         self.micro_batch_tokens = micro_batch_tokens
         self.process = process
         self.num_processes = num_processes
-        self.crops = crops
 
     def __len__(self) -> int:
         return self.steps
@@ -75,24 +71,8 @@ class TrainingSteps(Dataset[StepBatches]):
         if not len(mine):
             mine = documents[:1]
         parts = fill(mine, self.plan.token_counts, self.micro_batch_tokens)
-        batches = tuple(self._batch([self.read(int(d)) for d in part], step) for part in parts)
+        batches = tuple(collate([self.read(int(d)) for d in part], self.layout) for part in parts)
         return StepBatches(batches, weight, int(self.plan.token_counts[documents].sum()))
-
-    def _batch(self, members: list[EncodedDocument], step: int) -> DocumentBatch:
-        batch = collate(members, self.layout)
-        if self.crops is None:
-            return batch
-        crops = [random_crop(member, self.crops, step) for member in members]
-        return replace(batch, crops=collate(crops, self.layout))
-
-
-def random_crop(document: EncodedDocument, seed: int, step: int) -> EncodedDocument:
-    """One to `CROP` neighbouring sentences of a document, at most half of it: what a query may say of it. The same for
-    the same seed, step and id, whatever the batch."""
-    random = np.random.default_rng([seed, step, key_of(document.id) & (1 << 63) - 1])
-    most = max(1, min(CROP, len(document.sentences) // 2))
-    count = int(random.integers(1, most + 1))
-    return document.crop(int(random.integers(len(document.sentences) - count + 1)), count)
 
 
 def training_loader(steps: TrainingSteps, first: int, num_workers: int) -> DataLoader[StepBatches]:

@@ -16,6 +16,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPI
 from textvae.config import EncoderConfig, UnitConfig
 from textvae.data.batch import DocumentBatch, EncoderChunk
 from textvae.model.adapter import set_trainable, tied_weights
+from textvae.model.level import UnitFeatures
 from textvae.model.unit_transformer import AttentionPool, UnitTransformer, segment_mean
 
 
@@ -129,12 +130,14 @@ class BottomUp(nn.Module):
         context = hierarchy[max(top, 1) :]
         self.context = nn.ModuleDict({name: UnitTransformer(config, causal=False) for name in context})
 
-    def forward(self, features: Tensor, topics: Tensor | None, batch: DocumentBatch) -> dict[str, Tensor]:
-        """[S, F] and the words' rows of `topics` [V, W] -> [U_l, D] for every level from the lowest up to `top`."""
+    def forward(self, features: Tensor, topics: Tensor | None, batch: DocumentBatch) -> dict[str, UnitFeatures]:
+        """[S, F] and the words' rows of `topics` [V, W] -> those of every level from the lowest up to `top`."""
+        plain = F.layer_norm(features.float(), self.normalise.normalized_shape)
         features = self.normalise(features.float())
         words = None if topics is None else word_sums(topics, batch)
         lowest = len(self.hierarchy) - 1
         hidden: dict[str, Tensor] = {}
+        found: dict[str, UnitFeatures] = {}
         for depth in range(lowest, self.top - 1, -1):
             name, level = self.hierarchy[depth], batch.levels[depth]
             above = batch.ancestor(lowest, depth)
@@ -147,4 +150,5 @@ class BottomUp(nn.Module):
                 below = batch.levels[depth + 1]
                 units = units + self.pool[name](hidden[below.name], below.parent, len(level))
             hidden[name] = units + self.context[name](units, level.rows) if name in self.context else units
-        return hidden
+            found[name] = UnitFeatures(hidden[name], segment_mean(plain, above, len(level)))
+        return found

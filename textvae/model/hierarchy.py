@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from textvae.config import LevelConfig, UnitConfig
 from textvae.data.batch import DocumentBatch
 from textvae.model.gaussian import DiagonalGaussian
-from textvae.model.level import LatentSource, Level, LevelPass, LevelState
+from textvae.model.level import LatentSource, Level, LevelPass, LevelState, UnitFeatures
 from textvae.model.noise import KeyedNoise
 from textvae.model.structure import StopHeads, stop_labels
 
@@ -148,7 +148,10 @@ class TopDownState:
 class Hierarchy(nn.Module):
     """Latent levels, top first."""
 
-    def __init__(self, hierarchy: Sequence[str], levels: Sequence[LevelConfig], units: UnitConfig) -> None:
+    def __init__(
+        self, hierarchy: Sequence[str], levels: Sequence[LevelConfig], units: UnitConfig, feature_size: int = 0
+    ) -> None:
+        """`hierarchy`: names of all levels, `levels`: those with latents; `feature_size`: as of `Level`."""
         super().__init__()
         self.hierarchy = tuple(hierarchy)
         self.width = units.width
@@ -159,6 +162,7 @@ class Hierarchy(nn.Module):
             self.levels[config.name] = Level(
                 config,
                 units,
+                feature_size,
                 num_stops=len(self.stop_heads.by_level[depth]),
                 is_root=depth == 0,
                 has_parent=order > 0,
@@ -176,14 +180,14 @@ class Hierarchy(nn.Module):
 
     def forward(
         self,
-        features: Mapping[str, Tensor] | None,
+        features: Mapping[str, UnitFeatures] | None,
         batch: DocumentBatch,
         noise: KeyedNoise,
         sources: Mapping[str, LatentSource] | None = None,
     ) -> HierarchyPass:
         """One pass from the top.
 
-        features: bottom-up features [U_l, D] by level, or None when every source is a prior or given.
+        features: bottom-up features by level, or None when every source is a prior or given.
         sources: where each level's z comes from; a level not named draws from its posterior.
         """
         sources = sources or {}

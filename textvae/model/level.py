@@ -1,6 +1,7 @@
 """One latent level: its inference part (posterior) and its generative part (prior, structure).
 
-Shapes: U units, K parallel documents, D unit width, Z latent size, E stop heads at this level.
+Shapes: U units, K parallel documents, D unit width, F size of the encoder's states, Z latent size, E stop heads at this
+level.
 """
 
 from __future__ import annotations
@@ -21,6 +22,24 @@ from textvae.model.unit_transformer import UnitTransformer
 LatentSource = Literal["posterior", "mean", "prior", "prior mean"] | Tensor
 """Where a level's z comes from: a posterior sample, the posterior mean, a prior sample, the prior mean, or given
 [U, Z]. Both prior sources are ancestral: a unit's prior is given what was taken for the units before it."""
+
+
+@dataclass(frozen=True)
+class UnitFeatures:
+    """What the posterior of a level reads of its units."""
+
+    hidden: Tensor
+    """[U, D] states, words and context of the unit and of what it is made of."""
+    states: Tensor
+    """[U, F] mean of the pretrained encoder's states alone, those of every sentence normalised."""
+
+    def of(self, unit: int) -> UnitFeatures:
+        """Those of one unit."""
+        return UnitFeatures(self.hidden[unit, None], self.states[unit, None])
+
+    def repeated(self, count: int) -> UnitFeatures:
+        """Those of all units, `count` times one after the other."""
+        return UnitFeatures(self.hidden.repeat(count, 1), self.states.repeat(count, 1))
 
 
 @dataclass(frozen=True)
@@ -84,14 +103,16 @@ class Level(nn.Module):
         self,
         config: LevelConfig,
         units: UnitConfig,
+        feature_size: int,
         *,
         num_stops: int,
         is_root: bool,
         has_parent: bool,
         has_child: bool,
     ) -> None:
-        """`is_root`: one unit a document, so there are no siblings; `has_parent`, `has_child`: whether
-        another latent level stands above, below."""
+        """`feature_size`: F, of the states that have a linear path to the posterior's mean; 0 for none. `is_root`: one
+        unit a document, so there are no siblings; `has_parent`, `has_child`: whether another latent level stands above,
+        below."""
         super().__init__()
         self.name = config.name
         self.latent_size = config.latent_size
@@ -102,6 +123,9 @@ class Level(nn.Module):
         output = cast(nn.Linear, self.posterior[-1])
         nn.init.zeros_(output.weight[size:])
         nn.init.constant_(output.bias[size:], raw_log_variance(config.initial_posterior_std))
+        self.linear = nn.Linear(feature_size, size, bias=False) if feature_size else None
+        if self.linear is not None:
+            nn.init.zeros_(self.linear.weight)
         self.siblings = None
         if config.prior == "autoregressive" and not is_root:
             self.siblings = UnitTransformer(units, causal=True)
@@ -118,13 +142,13 @@ class Level(nn.Module):
     def forward(
         self,
         above: Tensor,
-        features: Tensor | None,
+        features: UnitFeatures | None,
         level: UnitLevel,
         labels: Tensor,
         source: LatentSource,
         noise: Tensor,
     ) -> LevelPass:
-        """All units in parallel. `features` [U, D] may be None when `source` needs no posterior; `noise` [U, Z]."""
+        """All units in parallel. `features` may be None when `source` needs no posterior; `noise` [U, Z]."""
         posterior = None if features is None else self.infer(features, above)
         if isinstance(source, Tensor):
             z = source
@@ -139,10 +163,18 @@ class Level(nn.Module):
             self.name, z, self._prior(state, level.index == 0), posterior, self._structure(state, z, labels)
         )
 
-    def infer(self, features: Tensor, above: Tensor) -> DiagonalGaussian:
-        """q(z | ancestors, text) of every unit, siblings in parallel."""
+    def infer(self, features: UnitFeatures, above: Tensor) -> DiagonalGaussian:
+        """q(z | ancestors, text) of every unit, siblings in parallel.
+
+        The mean is the sum of what a perceptron makes of all that is known and of a linear map of the encoder's states
+        alone: what the former learns of its training text does not carry over to text of another kind, a projection of
+        the latter does.
+        """
         seen = above if self.posterior_sees_ancestors else torch.zeros_like(above)
-        return DiagonalGaussian.from_parameters(self.posterior(torch.cat([features, seen], dim=-1)))
+        parameters = self.posterior(torch.cat([features.hidden, seen], dim=-1))
+        if self.linear is not None:
+            parameters = parameters + F.pad(self.linear(features.states), (0, self.latent_size))
+        return DiagonalGaussian.from_parameters(parameters)
 
     def state_below(self, above: Tensor, z: Tensor, labels: Tensor) -> Tensor:
         """The top-down state [U, D] that the children of these units stand under."""

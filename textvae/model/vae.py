@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
@@ -19,7 +18,7 @@ from textvae.model.adapter import merge_adapters
 from textvae.model.decoder import Decoder, DecoderPass
 from textvae.model.encoder import BottomUp, SentenceEncoder, encoder_class
 from textvae.model.hierarchy import Hierarchy, HierarchyPass
-from textvae.model.level import LatentSource
+from textvae.model.level import LatentSource, UnitFeatures
 from textvae.model.noise import KeyedNoise
 from textvae.model.structure import stop_labels
 from textvae.model.topics import TopicHead
@@ -71,8 +70,8 @@ class VAEOutput:
     text: DecoderPass
     bag: DecoderPass | None = None
     """The words predicted from the top latent alone; None unless asked for."""
-    crops: Tensor | None = None
-    """[B, Z] means of the documents' latents as inferred from their crops alone; None where the batch has none."""
+    states: Tensor | None = None
+    """[U, F] the pretrained encoder's, averaged over the units of the top level; None for a plain language model."""
 
 
 class DocumentVAE(PreTrainedModel):
@@ -102,7 +101,13 @@ class DocumentVAE(PreTrainedModel):
         super().__init__(config)
         settings = config.model_config
         names = check_levels(config.hierarchy, settings)
-        self.hierarchy = Hierarchy(config.hierarchy, settings.levels, settings.units)
+        self.encoder = None
+        if names:
+            values = _backbone_config(config.encoder_config)
+            backbone = encoder or encoder_class(values).from_config(values)
+            self.encoder = SentenceEncoder(backbone, settings.encoder)
+        feature_size = 0 if self.encoder is None or not settings.encoder.linear else self.encoder.feature_size
+        self.hierarchy = Hierarchy(config.hierarchy, settings.levels, settings.units, feature_size)
         self._layout = BatchLayout(
             hierarchy=tuple(config.hierarchy),
             context=settings.decoder.context,
@@ -116,13 +121,9 @@ class DocumentVAE(PreTrainedModel):
             len(self.hierarchy.stop_heads.decoder),
             self._layout.chunk_tokens,
         )
-        self.encoder = None
         self.bottom_up = None
         self.sees_words = settings.encoder.words
-        if names:
-            values = _backbone_config(config.encoder_config)
-            backbone = encoder or encoder_class(values).from_config(values)
-            self.encoder = SentenceEncoder(backbone, settings.encoder)
+        if self.encoder is not None:
             top = config.hierarchy.index(names[0])
             topics = self._token_topics
             self.bottom_up = BottomUp(
@@ -177,8 +178,8 @@ class DocumentVAE(PreTrainedModel):
         """What tells the posterior of the tokens, where it sees them."""
         return self.decoder.topic_head if self.sees_words else None
 
-    def features(self, batch: DocumentBatch) -> dict[str, Tensor] | None:
-        """Bottom-up features [U_l, D] by level; None for a plain language model."""
+    def features(self, batch: DocumentBatch) -> dict[str, UnitFeatures] | None:
+        """Bottom-up features by level; None for a plain language model."""
         if self.bottom_up is None:
             return None
         topics = self._token_topics
@@ -211,7 +212,8 @@ class DocumentVAE(PreTrainedModel):
     ) -> VAEOutput:
         """Infer, draw and score. `sources` says where each level's z comes from (default: its posterior);
         `with_bag` also predicts the words from the top latent alone."""
-        passed = self.hierarchy(self.features(batch), batch, noise, sources)
+        features = self.features(batch)
+        passed = self.hierarchy(features, batch, noise, sources)
         top = {name: passed.z[name] for name in self.level_names[:1]}
         if likelihood == "bag_of_words":
             output = VAEOutput(passed, self.score_bag(passed.z, batch))
@@ -219,22 +221,9 @@ class DocumentVAE(PreTrainedModel):
             output = self.score(passed, batch, noise if self.training else None)
         if with_bag:
             output = replace(output, bag=self.score_bag(top, batch))
-        if batch.crops is not None:
-            output = replace(output, crops=self.document_means(batch.crops))
+        if features is not None:
+            output = replace(output, states=features[self.level_names[0]].states)
         return output
-
-    def document_means(self, batch: DocumentBatch) -> Tensor:
-        """[B, Z] posterior means of the top level, one unit a document.
-
-        Raises ValueError for a model whose top level is another.
-        """
-        features, top = self.features(batch), self.config.hierarchy[0]
-        if features is None or top not in self.level_names:
-            raise ValueError(
-                f"whole documents have no latent in this model: its levels are {list(self.level_names)}, and "
-                f"'{self.config.hierarchy[0]}' is not among them"
-            )
-        return self.hierarchy.stack[top].infer(features[top], torch.zeros_like(features[top])).mean
 
     def score(self, passed: HierarchyPass, batch: DocumentBatch, noise: KeyedNoise | None = None) -> VAEOutput:
         """Score the text of `batch` under latents that were already drawn; `noise` only when training."""

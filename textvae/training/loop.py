@@ -96,7 +96,6 @@ def train(config: Config) -> Path:
         micro_batch_tokens=config.data.micro_batch_tokens,
         process=accelerator.process_index,
         num_processes=accelerator.num_processes,
-        crops=settings.seed if config.objective.crop_contrast else None,
     )
     progress.begin(first, plain, len(training.token_counts))
     with StopRequest(accelerator) as stop:
@@ -184,7 +183,7 @@ def optimise(
         is_last = number == len(part.batches) - 1
         with nullcontext() if is_last else accelerator.no_sync(model):
             batch = batch.to(accelerator.device)
-            terms = elbo_terms(model(batch, noise, **objective.asks), batch)
+            terms = objective.terms(model(batch, noise, **objective.asks), batch)
             accelerator.backward(objective.loss(terms, weights) * scale)
         totals.add(batch, terms, part.weight)
     norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_gradient_norm)

@@ -25,8 +25,6 @@ MOMENTUM = 0.9
 """Of the running mean of rates that clamps and controllers look at."""
 SCALE_LIMIT = math.log(100.0)
 """The controller scales beta by at most this factor up or down."""
-TEMPERATURE = 0.05
-"""Of the contrast between documents (that of SimCSE, Gao et al. 2021)."""
 COLLAPSED = 0.2
 """Nats per unit: a level whose running mean rate falls below, under pressure, counts as collapsed."""
 
@@ -45,8 +43,8 @@ class ElboTerms:
     """[Z_l] by level, summed over units."""
     bag_of_words: Tensor | None = None
     """[B] the words as predicted from the top latent alone: an auxiliary loss, no part of the ELBO."""
-    crop_contrast: Tensor | None = None
-    """[B] -log of the document's share among those of the batch, as seen from its crop: another."""
+    similarity: Tensor | None = None
+    """[B] how differently the latents and the encoder see which others of the batch it is like: another."""
 
     @property
     def negative_elbo(self) -> Tensor:
@@ -67,7 +65,7 @@ def distortions(output: VAEOutput, batch: DocumentBatch, dtype: torch.dtype | No
     return negative(output.text.token_log_prob, sentences[batch.token_sentence]), structure
 
 
-def elbo_terms(output: VAEOutput, batch: DocumentBatch) -> ElboTerms:
+def elbo_terms(output: VAEOutput, batch: DocumentBatch, with_similarity: bool = False) -> ElboTerms:
     """Sum what the model returned over each document of the batch."""
     tokens, structure = distortions(output, batch)
     rate, by_dimension = {}, {}
@@ -78,26 +76,26 @@ def elbo_terms(output: VAEOutput, batch: DocumentBatch) -> ElboTerms:
     bag = None
     if output.bag is not None:
         bag = -batch.by_document(output.bag.token_log_prob, batch.levels[-1].document[batch.token_sentence])
-    contrast = None
-    if output.crops is not None:
-        top = next(iter(output.hierarchy.levels.values())).posterior
-        assert top is not None
-        contrast = crop_contrast(top.mean, output.crops)
-    return ElboTerms(tokens, structure, rate, by_dimension, bag, contrast)
+    similarity = None
+    if with_similarity and output.states is not None:
+        name, top = next(iter(output.hierarchy.levels.items()))
+        assert top.posterior is not None
+        alike = similarity_loss(top.posterior.mean, output.states)
+        similarity = batch.by_document(alike, batch.levels[batch.level_number(name)].document)
+    return ElboTerms(tokens, structure, rate, by_dimension, bag, similarity)
 
 
-def crop_contrast(documents: Tensor, crops: Tensor) -> Tensor:
-    """[B] -log softmax of the similarity of every crop's mean to its own document's, over the batch; both [B, Z].
+def similarity_loss(means: Tensor, states: Tensor) -> Tensor:
+    """[U] mean over the other units of the squared difference of two cosines: that of the latents' means [U, Z],
+    standardised as an index does it, and that of the encoder's states [U, F], less their mean.
 
-    Similar is what the index calls so: the cosine of means that are standardised by the documents' own mean and
-    deviation. log B less its mean is a lower bound of the information that crops hold of their documents (van den Oord
-    et al. 2018, eq. 4). The scale of a dimension does not matter, so what only search needs costs next to no rate.
+    With a latent that is linear in the states this is classical scaling (Torgerson 1952), whose solution are principal
+    components. The scale of a dimension does not matter, so what only search needs costs next to no rate.
     """
-    variance, mean = torch.var_mean(documents, dim=0, correction=0)
-    scale = (variance + torch.finfo(variance.dtype).eps).rsqrt()
-    ours, theirs = (F.normalize((values - mean) * scale, dim=-1) for values in (crops, documents))
-    own = torch.arange(len(documents), device=documents.device)
-    return F.cross_entropy(ours @ theirs.T / TEMPERATURE, own, reduction="none")
+    variance, mean = torch.var_mean(means, dim=0, correction=0)
+    ours = F.normalize((means - mean) * (variance + torch.finfo(variance.dtype).eps).rsqrt(), dim=-1)
+    theirs = F.normalize(states - states.mean(0), dim=-1)
+    return (ours @ ours.T - theirs @ theirs.T).square().sum(1) / max(1, len(means) - 1)
 
 
 class RateRegulariser:
@@ -156,9 +154,13 @@ class Objective:
             loss = loss + (weight * terms.rate_by_dimension[name]).sum()
         if terms.bag_of_words is not None:
             loss = loss + self.config.bag_of_words * terms.bag_of_words.sum()
-        if terms.crop_contrast is not None:
-            loss = loss + self.config.crop_contrast * terms.crop_contrast.sum()
+        if terms.similarity is not None:
+            loss = loss + self.config.similarity * terms.similarity.sum()
         return loss
+
+    def terms(self, output: VAEOutput, batch: DocumentBatch) -> ElboTerms:
+        """What `loss` is made of."""
+        return elbo_terms(output, batch, with_similarity=self.config.similarity > 0)
 
     @property
     def asks(self) -> dict[str, Any]:

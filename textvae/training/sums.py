@@ -30,8 +30,8 @@ class Sums:
     rate_by_dimension: dict[str, Tensor]
     """[Z_l] by level."""
     units: dict[str, float]
-    crop_contrast: float | None = None
-    """Where it is part of the objective."""
+    similarity: float | None = None
+    """Where it is part of the objective; no nats."""
 
     @property
     def rate(self) -> dict[str, float]:
@@ -50,7 +50,7 @@ class Sums:
             "distortion_tokens_per_token": self.distortion_tokens / self.tokens,
             "distortion_structure_per_token": self.distortion_structure / self.tokens,
             **mean_rates(self.rate, self.units, self.documents),
-            **({} if self.crop_contrast is None else {"crop_contrast": self.crop_contrast / self.documents}),
+            **({} if self.similarity is None else {"similarity": self.similarity / self.documents}),
         }
 
 
@@ -60,15 +60,15 @@ class Totals:
     def __init__(self, model: DocumentVAE) -> None:
         self.levels = {level: model.hierarchy.stack[level].latent_size for level in model.level_names}
         size = 5 + len(self.levels) + sum(self.levels.values())
-        self.has_contrast = False
+        self.has_similarity = False
         self.values = torch.zeros(size, dtype=torch.float64, device=model.device)
 
     def add(self, batch: DocumentBatch, terms: ElboTerms, weight: float = 1.0) -> None:
         counts = [batch.num_tokens, len(batch)]
         units = [len(batch.levels[batch.level_number(name)]) for name in self.levels]
-        self.has_contrast |= terms.crop_contrast is not None
+        self.has_similarity |= terms.similarity is not None
         losses = [terms.distortion_tokens, terms.distortion_structure]
-        losses.append(torch.zeros_like(losses[0]) if terms.crop_contrast is None else terms.crop_contrast)
+        losses.append(torch.zeros_like(losses[0]) if terms.similarity is None else terms.similarity)
         numbers = torch.tensor([*counts, *units], dtype=torch.float64, device=self.values.device)
         rates = [terms.rate_by_dimension[name].detach() for name in self.levels]
         parts = [numbers, torch.stack([loss.detach().sum() for loss in losses]), *rates]
@@ -86,7 +86,7 @@ class Totals:
             distortion_structure=head[3 + num_levels],
             rate_by_dimension=by_level,
             units=dict(zip(self.levels, head[2 : 2 + num_levels], strict=True)),
-            crop_contrast=head[4 + num_levels] if self.has_contrast else None,
+            similarity=head[4 + num_levels] if self.has_similarity else None,
         )
 
 

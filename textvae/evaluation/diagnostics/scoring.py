@@ -13,7 +13,7 @@ from torch import Tensor
 
 from textvae.data.batch import DocumentBatch
 from textvae.model.hierarchy import HierarchyPass
-from textvae.model.level import LatentSource
+from textvae.model.level import LatentSource, UnitFeatures
 from textvae.model.noise import KeyedNoise
 from textvae.model.vae import DocumentVAE
 from textvae.training.objective import distortions
@@ -45,7 +45,7 @@ class Scorer:
     """Scores one batch under different latents, always with the same noise."""
 
     def __init__(
-        self, model: DocumentVAE, batch: DocumentBatch, features: Mapping[str, Tensor] | None, noise: KeyedNoise
+        self, model: DocumentVAE, batch: DocumentBatch, features: Mapping[str, UnitFeatures] | None, noise: KeyedNoise
     ) -> None:
         """features: as of `DocumentVAE.features`; None when all latents are going to be given."""
         self.model = model

@@ -95,7 +95,7 @@ class ModelDocument:
     def joint_log_weights(self, num_samples: int, first_sample: int) -> Tensor:
         model = self.model
         copies = self.batch.copies(num_samples, first_sample, model.layout.chunk_tokens)
-        features = {name: values.repeat(num_samples, 1) for name, values in self.features.items()} or None
+        features = {name: values.repeated(num_samples) for name, values in self.features.items()} or None
         passed = model.hierarchy(features, copies, self.noise)
         terms = elbo_terms(model.score(passed, copies), copies)
         log_weights = -(terms.distortion_tokens + terms.distortion_structure).double()
@@ -110,7 +110,7 @@ class ModelDocument:
         level = self.model.hierarchy.stack[name]
         above = state.above(name)
         count = len(above)
-        posterior = level.infer(self.features[name][unit].expand(count, -1), above)
+        posterior = level.infer(self.features[name].of(unit).repeated(count), above)
         slots = torch.arange(count, device=above.device)
         key, index = self.batch.document_key.expand(count), torch.full_like(slots, unit)
         noise = self.noise.normal(key, name, index, level.latent_size, slots)
