@@ -62,6 +62,9 @@ class EncoderConfig:
     linear: bool = True
     """Whether a linear map of these states, averaged over the unit, is part of the posterior's mean, beside what a
     perceptron makes of them: what search on text of another kind needs (EXPERIMENTS.md)."""
+    linear_start: Literal["zero", "components"] = "zero"
+    """What the top level's map is before it is trained: nothing, or the principal components of the training text's
+    states."""
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -12,6 +12,7 @@ from tiny import DOCUMENT
 
 from textvae.evaluation.probing import ENCODER, LabelledFeatures, split_by_source
 from textvae.evaluation.probing import probe as probe_of
+from textvae.runs import load_run
 
 TOPICS = {
     "sea": "A single boat moved out past the wall. The boats turned back one after the other.",
@@ -64,11 +65,14 @@ def test_a_label_that_the_text_gives_away(
     }
     assert tuple(found["levels"]) == DOCUMENT
     perfect = {"accuracy": 1.0, "f1_macro": 1.0}
-    assert all(score == perfect for score in (*found["levels"].values(), found["baselines"]["encoder_mean"]))
+    majority = found["baselines"].pop("majority")
+    assert all(score == perfect for score in (*found["levels"].values(), *found["baselines"].values()))
     # Always the same answer: half right, F1 2/3 for the one class and 0 for the other.
-    assert found["baselines"]["majority"] == pytest.approx({"accuracy": 0.5, "f1_macro": 1 / 3})
+    assert majority == pytest.approx({"accuracy": 0.5, "f1_macro": 1 / 3})
     *scores, left_out = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in scores] == [*DOCUMENT, "majority", "encoder_mean"]
+    assert [line.split()[0] for line in scores] == [*DOCUMENT, "majority", *found["baselines"]]
+    sizes = dict.fromkeys(level.latent_size for level in load_run(run).config.model_config.levels)
+    assert list(found["baselines"]) == ["encoder_mean", *(f"encoder_pca_{size}" for size in sizes), "bag_of_words"]
     assert left_out == "left out: 0 documents without a label, 1 of rare labels"
 
 
@@ -124,11 +128,15 @@ def test_a_probe_cannot_recognise_an_article_by_its_other_sections() -> None:
     sources = np.repeat([f"article-{number}" for number in range(60)], 6)
     features = np.repeat(random.normal(size=(60, 200)), 6, axis=0) + 0.01 * random.normal(size=(360, 200))
     labels = np.repeat(random.permutation(["left", "right"] * 30), 6)
-    values = {"document": features, ENCODER: features}
-    found = probe_of(LabelledFeatures(values, labels, sources, 0), "label", seed=0)
+    values, texts = {"document": features, ENCODER: features}, np.asarray([f"of {name}" for name in sources])
+    found = probe_of(LabelledFeatures(values, texts, labels, sources, 0), "label", seed=0)
     assert found.levels["document"].accuracy < 0.75
+    assert found.baselines["bag_of_words"].accuracy < 0.75
     leaking = np.arange(360).astype(str)
-    assert probe_of(LabelledFeatures(values, labels, leaking, 0), "label", seed=0).levels["document"].accuracy == 1.0
+    assert (
+        probe_of(LabelledFeatures(values, texts, labels, leaking, 0), "label", seed=0).levels["document"].accuracy
+        == 1.0
+    )
     assert (found.train_sources, found.test_sources, found.test) == (42, 18, 108)
 
 
@@ -159,3 +167,16 @@ def test_what_cannot_be_probed_is_said_in_a_line(
     given = [make_run() if word == "LM" else word for word in arguments]
     data = ["--model", run, "--data", corpus(records)]
     assert message in refusal(capfd, tmp_path / "probe.json", "eval/probe.py", *data, *given)
+
+
+def test_components_are_those_of_the_training_part() -> None:
+    """Two dimensions tell the label, and vary less than a hundred others: two components miss it, all states do not."""
+    random = np.random.default_rng(0)
+    labels = np.repeat(["left", "right"], 100)
+    states = np.concatenate([random.normal(size=(200, 100)), 0.2 * random.normal(size=(200, 2))], axis=1)
+    states[100:, 100:] += 0.8
+    texts, sources = np.asarray(["x"] * 200), np.arange(200).astype(str)
+    values = {"document": states[:, :2], ENCODER: states}
+    found = probe_of(LabelledFeatures(values, texts, labels, sources, 0), "label", seed=0)
+    assert found.baselines["encoder_mean"].accuracy > 0.9
+    assert found.baselines["encoder_pca_2"].accuracy < 0.75

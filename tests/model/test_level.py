@@ -1,12 +1,13 @@
 import pytest
 import torch
+from sklearn.decomposition import PCA
 from tiny import perturb
 from torch import Tensor
 
 from textvae.config import LevelConfig, UnitConfig
 from textvae.data.batch import UnitLevel, pack
 from textvae.model.gaussian import DiagonalGaussian
-from textvae.model.level import Level, StructureScores, UnitFeatures
+from textvae.model.level import START_DEVIATION, Level, StructureScores, UnitFeatures
 
 WIDTH, LATENT, STATES = 16, 5, 7
 COUNTS = [7, 1, 12]
@@ -192,3 +193,31 @@ def test_a_fresh_prior_is_standard_normal(units: UnitLevel) -> None:
     prior = fresh(random(1, UNITS, WIDTH), None, units, events(1), z, z).prior
     rate = prior.kl(DiagonalGaussian.standard((UNITS, LATENT), torch.device("cpu")))
     assert rate.abs().max() < 1e-6
+
+
+@torch.no_grad()
+def test_means_start_from_the_principal_components_of_the_encoders_states() -> None:
+    """As the library of PCA finds them; where states have fewer dimensions than the latent, the rest say nothing."""
+    states = random(11, 300, STATES) @ random(12, STATES, STATES) + 3
+    torch.manual_seed(0)
+    fresh = Level(
+        LevelConfig("document", STATES + 2),
+        UnitConfig(WIDTH, 1, 2),
+        STATES,
+        num_stops=0,
+        is_root=True,
+        has_parent=False,
+        has_child=False,
+    )
+    last = fresh.posterior[-1]
+    torch.nn.init.zeros_(last.weight)
+    fresh.start_linear(states)
+    found = fresh.infer(UnitFeatures(random(3, 300, WIDTH), states), torch.zeros(300, WIDTH)).mean
+    found = (found - last.bias[: STATES + 2].new_zeros(())).detach()
+    components = PCA(whiten=True).fit_transform(states.double().numpy())
+    signs = torch.sign((found[:, :STATES].double() * torch.from_numpy(components)).sum(0))
+    expected = START_DEVIATION * torch.from_numpy(components) * signs * (300 / 299) ** 0.5
+    centre = found[:, :STATES].mean(0)
+    torch.testing.assert_close(found[:, :STATES].double() - centre, expected, atol=2e-3, rtol=1e-3)
+    assert centre.abs().max() < WIDTH**-0.5, "only what the bias drew at its start"
+    assert found[:, STATES:].std(0).max() < 1e-6

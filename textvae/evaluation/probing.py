@@ -10,7 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from accelerate import PartialState
+from sklearn.base import BaseEstimator
+from sklearn.decomposition import PCA
 from sklearn.dummy import DummyClassifier
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
 from sklearn.model_selection import train_test_split
@@ -23,8 +26,10 @@ from textvae.data.loader import gather_in_order, walk
 from textvae.model.unit_transformer import segment_mean
 from textvae.text_vae import HierarchicalTextVAE
 
-ENCODER, MAJORITY = "encoder_mean", "majority"
+ENCODER, COMPONENTS, WORDS, MAJORITY = "encoder_mean", "encoder_pca", "bag_of_words", "majority"
 TEST_SHARE = 0.3
+WORD = r"\w+|[^\w\s]"
+"""Marks count as words, so that no text is without any."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,8 @@ class LabelledFeatures:
 
     features: dict[str, np.ndarray]
     """[documents, D] by latent level and for `encoder_mean`."""
+    texts: np.ndarray
+    """[documents]"""
     labels: np.ndarray
     """[documents] of strings."""
     sources: np.ndarray
@@ -42,7 +49,7 @@ class LabelledFeatures:
 
     def select(self, kept: np.ndarray) -> LabelledFeatures:
         features = {name: values[kept] for name, values in self.features.items()}
-        return LabelledFeatures(features, self.labels[kept], self.sources[kept], self.num_unlabelled)
+        return LabelledFeatures(features, self.texts[kept], self.labels[kept], self.sources[kept], self.num_unlabelled)
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,7 @@ def document_features(
     A lower level's feature is the mean over the document's units; `encoder_mean` is the mean of the pretrained
     sentence features. Null, NaN, empty and missing labels are none. Raises ValueError where no document has one.
     """
-    found: list[tuple[int, tuple[str | None, dict[str, np.ndarray]]]] = []
+    found: list[tuple[int, tuple[str | None, str, dict[str, np.ndarray]]]] = []
     for group in walk(
         documents, model.layout, model.device, batch_tokens=batch_tokens, process=process, purpose="features"
     ):
@@ -92,13 +99,15 @@ def document_features(
         means[ENCODER] = segment_mean(model.sentence_features(group.batch), group.batch.levels[-1].document, count)
         values = {name: mean.float().cpu().numpy() for name, mean in means.items()}
         for place, (row, document) in enumerate(zip(group.rows, group.members, strict=True)):
-            found.append((row, (_label(document, label), {name: rows[place] for name, rows in values.items()})))
+            features = {name: rows[place] for name, rows in values.items()}
+            found.append((row, (_label(document, label), document.text(), features)))
     of_documents = gather_in_order(found)
-    labelled = [row for row, (value, _) in enumerate(of_documents) if value is not None]
+    labelled = [row for row, (value, _, _) in enumerate(of_documents) if value is not None]
     if not labelled:
         raise ValueError(f"no document has a field '{label}' to predict; name another with --label")
     return LabelledFeatures(
-        {name: np.stack([of_documents[row][1][name] for row in labelled]) for name in (*model.level_names, ENCODER)},
+        {name: np.stack([of_documents[row][2][name] for row in labelled]) for name in (*model.level_names, ENCODER)},
+        np.asarray([of_documents[row][1] for row in labelled], dtype=object),
         np.asarray([of_documents[row][0] for row in labelled]),
         np.asarray([documents.source_ids[row] for row in labelled]),
         len(of_documents) - len(labelled),
@@ -112,26 +121,37 @@ def _label(document: EncodedDocument, name: str) -> str | None:
 
 
 def probe(found: LabelledFeatures, label: str, seed: int) -> ProbeReport:
-    """A logistic regression on every level's features, beside two baselines, tested on sources that it has not seen.
+    """A logistic regression on every level's features, tested on sources that it has not seen, beside the same on the
+    encoder's mean, on as many of its principal components as each level has dimensions (of the training part) and on
+    TF-IDF weights of words, and beside the most frequent label.
 
     Raises ValueError for labels that are too rare to be learned and tested.
     """
     kept = found.select(~np.isin(found.labels, _rare(found)))
     train, test = split_by_source(kept.labels, kept.sources, label, seed)
 
-    def score(classifier, values: np.ndarray) -> ProbeScore:
+    def score(classifier: BaseEstimator, values: np.ndarray) -> ProbeScore:
         predicted = classifier.fit(values[train], kept.labels[train]).predict(values[test])
         return ProbeScore(
             float(accuracy_score(kept.labels[test], predicted)),
             float(f1_score(kept.labels[test], predicted, average="macro")),
         )
 
-    scores = {
-        name: score(make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, C=0.1)), values)
-        for name, values in kept.features.items()
-    }
+    def linear(*first: BaseEstimator) -> BaseEstimator:
+        return make_pipeline(*first, StandardScaler(), LogisticRegression(max_iter=1000, C=0.1))
+
+    scores = {name: score(linear(), values) for name, values in kept.features.items()}
     majority = score(DummyClassifier(strategy="most_frequent"), np.zeros((len(kept.labels), 1)))
     baselines = {MAJORITY: majority, ENCODER: scores.pop(ENCODER)}
+    states = kept.features[ENCODER].astype(np.float32)
+    rank = max(1, int(np.linalg.matrix_rank(states[train] - states[train].mean(0))))
+    for size in dict.fromkeys(kept.features[name].shape[1] for name in scores):
+        components = PCA(min(size, rank), random_state=seed)
+        baselines[f"{COMPONENTS}_{size}"] = score(linear(components), states)
+    words = make_pipeline(
+        TfidfVectorizer(sublinear_tf=True, token_pattern=WORD), LogisticRegression(max_iter=1000, C=10)
+    )
+    baselines[WORDS] = score(words, kept.texts)
     return ProbeReport(
         classes=len(set(kept.labels)),
         train=len(train),

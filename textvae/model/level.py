@@ -19,6 +19,11 @@ from textvae.data.batch import UnitLevel
 from textvae.model.gaussian import DiagonalGaussian, raw_log_variance
 from textvae.model.unit_transformer import UnitTransformer
 
+START_DEVIATION = 0.5
+"""Of every component of means that start from principal components: an eighth of a nat beside a standard normal."""
+SMALLEST_DEVIATION = 1e-4
+"""Of a component, beside the first: what varies less is noise of the arithmetic."""
+
 LatentSource = Literal["posterior", "mean", "prior", "prior mean"] | Tensor
 """Where a level's z comes from: a posterior sample, the posterior mean, a prior sample, the prior mean, or given
 [U, Z]. Both prior sources are ancestral: a unit's prior is given what was taken for the units before it."""
@@ -175,6 +180,19 @@ class Level(nn.Module):
         if self.linear is not None:
             parameters = parameters + F.pad(self.linear(features.states), (0, self.latent_size))
         return DiagonalGaussian.from_parameters(parameters)
+
+    @torch.no_grad()
+    def start_linear(self, states: Tensor) -> None:
+        """Let the means of fresh posteriors be the principal components of the encoder's `states` [N, F], less their
+        own mean, each of deviation `START_DEVIATION`; where F or N is small, the last dimensions stay at 0."""
+        assert self.linear is not None
+        centre = states.mean(0)
+        _, deviations, directions = torch.linalg.svd(states - centre, full_matrices=False)
+        count = min(self.latent_size, int((deviations > SMALLEST_DEVIATION * deviations[0]).sum()))
+        scale = START_DEVIATION * len(states) ** 0.5 / deviations[:count, None]
+        self.linear.weight.zero_()
+        self.linear.weight[:count] = directions[:count] * scale
+        cast(nn.Linear, self.posterior[-1]).bias[: self.latent_size] -= self.linear.weight @ centre
 
     def state_below(self, above: Tensor, z: Tensor, labels: Tensor) -> Tensor:
         """The top-down state [U, D] that the children of these units stand under."""

@@ -20,8 +20,8 @@ from torch.nn.utils import get_total_norm
 
 from textvae.build import build_model, encoder_fingerprint
 from textvae.config import Config, Likelihood, ObjectiveConfig, TrainConfig
-from textvae.data.dataset import PreparedSplit, load_prepared
-from textvae.data.loader import StepBatches, TrainingSteps, training_loader, walk
+from textvae.data.dataset import Documents, PreparedSplit, load_prepared
+from textvae.data.loader import StepBatches, TrainingSteps, gather_in_order, training_loader, walk
 from textvae.data.plan import BatchPlan, spread
 from textvae.devices import best_precision, choose_device
 from textvae.model.adapter import ADAPTER
@@ -37,6 +37,8 @@ from textvae.training.stopping import StopRequest, TrainingStopped
 from textvae.training.sums import Sums, Totals
 
 VALIDATION_NOISE = KeyedNoise(seed=0, step=-1)
+COMPONENTS_FROM = 2000
+"""Documents whose principal components a linear map starts from."""
 
 
 def train(config: Config) -> Path:
@@ -72,6 +74,9 @@ def train(config: Config) -> Path:
     optimizer = torch.optim.AdamW(parameter_groups(plain, settings), fused=True)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(settings, step))
     model, optimizer = accelerator.prepare(plain, optimizer)
+    is_fresh = not resumes and settings.start_from is None and plain.level_names
+    if is_fresh and config.model.encoder.linear_start == "components":
+        start_linear(plain, training.documents, config.data.micro_batch_tokens, accelerator)
     objective = Objective(config.objective, plain.level_names, settings.steps)
     progress = Progress(settings, accelerator, output)
     checkpoints = Checkpoints(
@@ -260,6 +265,22 @@ def start_from(model: HierarchicalTextVAE, name: str) -> None:
             f"{len(unfit)} in all); give this run the same model section"
         )
     model.load_state_dict(weights)
+
+
+@torch.no_grad()
+def start_linear(model: HierarchicalTextVAE, documents: Documents, batch_tokens: int, accelerator: Accelerator) -> None:
+    """Start the top level's linear map from the principal components of at most `COMPONENTS_FROM` of the documents,
+    spread over the data; all processes read some of them."""
+    top = model.level_names[0]
+    found = []
+    chosen = documents.select(spread(COMPONENTS_FROM, len(documents)))
+    for group in walk(chosen, model.layout, model.device, batch_tokens=batch_tokens, process=accelerator):
+        features = model.features(group.batch)
+        assert features is not None
+        of_units = group.batch.levels[group.batch.level_number(top)].document
+        by_document = features[top].states.split(of_units.bincount(minlength=len(group.batch)).tolist())
+        found += [(row, states.cpu()) for row, states in zip(group.rows, by_document, strict=True)]
+    model.hierarchy.stack[top].start_linear(torch.cat(gather_in_order(found)).to(model.device))
 
 
 def parameter_groups(model: HierarchicalTextVAE, settings: TrainConfig) -> list[dict[str, Any]]:
