@@ -66,6 +66,10 @@ class EncoderConfig:
     """What the top level's map is before it is trained: nothing, or the principal components of the training text's
     states."""
 
+    def __post_init__(self) -> None:
+        if self.linear_start != "zero" and not self.linear:
+            raise ValueError(f"encoder.linear_start is '{self.linear_start}', but encoder.linear is false")
+
 
 @dataclass(frozen=True, config=STRICT)
 class DecoderConfig:

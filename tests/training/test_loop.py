@@ -324,3 +324,28 @@ def test_gradients_are_measured_by_level(run: Path, settings: Settings, make_pro
             parameter.grad = parameter.detach() * (3.0 if ".paragraph." in name else 0.5)
     found = {part: float(ratio) for part, ratio in gradient_ratios(model).items()}
     assert found == pytest.approx({**dict.fromkeys((*LEVELS, "bottom_up", "decoder"), 0.5), "paragraph": 3.0})
+
+
+def test_means_start_from_components_of_the_training_text_unless_a_run_lends_its_own(
+    prepared: Path, settings: Settings, tmp_path: Path
+) -> None:
+    """Before a step that moves nothing: uncorrelated over the training documents, and nothing of it where a run lends
+    its map."""
+    still = {"objective": {"likelihood": "bag_of_words"}, "steps": 1, "learning_rate": 1e-12}
+    given = settings(*LEVELS)
+    components = replace(given, encoder=replace(given.encoder, linear_start="components"))
+    plain = load_run(train(configured(prepared, tmp_path / "plain", given, **still)))
+    assert plain.hierarchy.stack["document"].linear.weight.abs().max() < 1e-9
+    started = load_run(train(configured(prepared, tmp_path / "started", components, **still)))
+    assert started.hierarchy.stack["sentence"].linear.weight.abs().max() < 1e-9
+    split = load_prepared(prepared, "train")
+    batch = started.batch([split.read(row) for row in range(len(split))])
+    with torch.no_grad():
+        means = started.latents(batch)["document"].mean
+    covariance = torch.cov(means.T, correction=0)
+    kept = covariance.diagonal() > 1e-4
+    assert 1 < kept.sum() <= len(split)
+    torch.testing.assert_close(covariance[kept][:, kept], 0.25 * torch.eye(int(kept.sum())), atol=1e-3, rtol=0)
+    still["start_from"] = str(tmp_path / "plain")
+    lent = load_run(train(configured(prepared, tmp_path / "lent", components, **still)))
+    assert lent.hierarchy.stack["document"].linear.weight.abs().max() < 1e-9

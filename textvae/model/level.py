@@ -192,7 +192,9 @@ class Level(nn.Module):
         scale = START_DEVIATION * len(states) ** 0.5 / deviations[:count, None]
         self.linear.weight.zero_()
         self.linear.weight[:count] = directions[:count] * scale
-        cast(nn.Linear, self.posterior[-1]).bias[: self.latent_size] -= self.linear.weight @ centre
+        output = cast(nn.Linear, self.posterior[-1])
+        output.weight[: self.latent_size].zero_()
+        output.bias[: self.latent_size] = -self.linear.weight @ centre
 
     def state_below(self, above: Tensor, z: Tensor, labels: Tensor) -> Tensor:
         """The top-down state [U, D] that the children of these units stand under."""
