@@ -18,14 +18,20 @@ from torch import Tensor
 
 from textvae.data.document import SourceDocument
 from textvae.data.text.segmentation import normalise
+from textvae.search.embedder import TextEmbedder
 from textvae.search.lexical import Lexical
 from textvae.search.passages import Asked, Passages
-from textvae.search.storage import IndexDescription, LevelDescription, ancestors, embeddings_of, read_level
+from textvae.search.storage import (
+    SMALLEST_DEVIATION,
+    IndexDescription,
+    LevelDescription,
+    ancestors,
+    embeddings_of,
+    read_level,
+)
 from textvae.search.words import topic_head, unit_topics, word_scores
 from textvae.text_vae import HierarchicalTextVAE
 
-SMALLEST_DEVIATION = 1e-6
-"""A dimension that varies less tells no units apart."""
 EXAMPLES = 8
 """Values of a field that an error names."""
 
@@ -88,6 +94,11 @@ class Index:
         Raises ValueError where it is not to be found, and for another model: its latents mean something else.
         """
         return self.description.model.find(self.folder, named)
+
+    def embedder(self, model: HierarchicalTextVAE, level: str | None = None) -> TextEmbedder:
+        """Texts -> vectors that are compared as units of `level` (default: the top) are; `model`: as of `search`."""
+        level = self.levels[0] if level is None else level
+        return TextEmbedder(model, level, self._check(level, 1))
 
     def search(
         self,
@@ -303,15 +314,7 @@ def query_features(model: HierarchicalTextVAE, query: str) -> np.ndarray:
 
 
 def similarities(corpus: np.ndarray, sought: np.ndarray, level: LevelDescription) -> np.ndarray:
-    """[U] cosines of the corpus's embeddings [U, Z] and the query's [Z], in [-1, 1].
-
-    All posterior means share a large common part; what tells units apart is what is left of it, in units of its
-    spread. A single unit has nothing left, and is compared as it is.
-    """
-    centre, spread = np.asarray(level.mean, dtype=np.float32), np.asarray(level.std, dtype=np.float32)
-    varies = spread > SMALLEST_DEVIATION
-    if varies.any():
-        scale = np.where(varies, 1 / np.where(varies, spread, 1), 0).astype(np.float32)
-        corpus, sought = (corpus - centre) * scale, (sought - centre) * scale
+    """[U] cosines of the corpus's embeddings [U, Z] and the query's [Z], standardised, in [-1, 1]."""
+    corpus, sought = level.standardised(corpus), level.standardised(sought)
     lengths = np.linalg.norm(corpus, axis=1) * np.linalg.norm(sought)
     return np.clip(corpus @ sought / np.maximum(lengths, 1e-12), -1, 1)

@@ -28,6 +28,9 @@ INDEX_FILE = "index.json"
 FORMAT = 6
 _LEVEL_NAME = re.compile(r"\w[\w-]*")
 
+SMALLEST_DEVIATION = 1e-6
+"""Of a dimension that varies."""
+
 Numbers = Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=1)]
 
 
@@ -62,6 +65,23 @@ class LevelDescription:
     """Of every shard."""
     features: NonNegativeInt = 0
     """F of the lowest level, whose units are stored with the pretrained encoder's pooled states, too; 0 above."""
+
+    @property
+    def varies(self) -> bool:
+        """Whether anything tells the units apart. A single one is compared as it is."""
+        return any(deviation > SMALLEST_DEVIATION for deviation in self.std)
+
+    def standardised(self, embeddings: np.ndarray) -> np.ndarray:
+        """[.., Z] in float32, to be compared by their cosines: less the mean, in units of the deviation.
+
+        All posterior means share a large common part; what tells units apart is what is left of it, in units of its
+        spread. Dimensions that do not vary become 0.
+        """
+        if not self.varies:
+            return embeddings
+        centre, spread = np.asarray(self.mean, dtype=np.float32), np.asarray(self.std, dtype=np.float32)
+        varies = spread > SMALLEST_DEVIATION
+        return (embeddings - centre) * np.where(varies, 1 / np.where(varies, spread, 1), 0).astype(np.float32)
 
 
 @dataclass(frozen=True)
