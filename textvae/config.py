@@ -61,14 +61,8 @@ class EncoderConfig:
     latents' own path to the logits: it needs `decoder.logit_rank`."""
     linear: bool = True
     """Whether a linear map of these states, averaged over the unit, is part of the posterior's mean, beside what a
-    perceptron makes of them: what search on text of another kind needs (EXPERIMENTS.md)."""
-    linear_start: Literal["zero", "components"] = "zero"
-    """What the top level's map is before it is trained: nothing, or the principal components of the training text's
-    states."""
-
-    def __post_init__(self) -> None:
-        if self.linear_start != "zero" and not self.linear:
-            raise ValueError(f"encoder.linear_start is '{self.linear_start}', but encoder.linear is false")
+    perceptron makes of them: what search on text of another kind needs (EXPERIMENTS.md). Training starts that of the
+    top level from the principal components of the training text's states, the others from 0."""
 
 
 @dataclass(frozen=True, config=STRICT)

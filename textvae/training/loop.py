@@ -37,7 +37,7 @@ from textvae.training.stopping import StopRequest, TrainingStopped
 from textvae.training.sums import Sums, Totals
 
 VALIDATION_NOISE = KeyedNoise(seed=0, step=-1)
-COMPONENTS_FROM = 2000
+COMPONENTS_FROM = 1000
 """Documents whose principal components a linear map starts from."""
 
 
@@ -74,8 +74,8 @@ def train(config: Config) -> Path:
     optimizer = torch.optim.AdamW(parameter_groups(plain, settings), fused=True)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(settings, step))
     model, optimizer = accelerator.prepare(plain, optimizer)
-    is_fresh = not resumes and settings.start_from is None and plain.level_names
-    if is_fresh and config.model.encoder.linear_start == "components":
+    is_fresh = not resumes and settings.start_from is None
+    if is_fresh and plain.level_names and config.model.encoder.linear:
         start_linear(plain, training.documents, config.data.micro_batch_tokens, accelerator)
     objective = Objective(config.objective, plain.level_names, settings.steps)
     progress = Progress(settings, accelerator, output)
