@@ -30,6 +30,8 @@ ENCODER, COMPONENTS, WORDS, MAJORITY = "encoder_mean", "encoder_pca", "bag_of_wo
 TEST_SHARE = 0.3
 WORD = r"\w+|[^\w\s]"
 """Marks count as words, so that no text is without any."""
+ROUNDING = 1e-4
+"""Of a feature's size in the whole: what varies by less are equal texts in batches of different shapes."""
 
 
 @dataclass(frozen=True)
@@ -137,16 +139,17 @@ def probe(found: LabelledFeatures, label: str, seed: int) -> ProbeReport:
             float(f1_score(kept.labels[test], predicted, average="macro")),
         )
 
-    def linear(*first: BaseEstimator) -> BaseEstimator:
+    def linear(*first: BaseEstimator | str) -> BaseEstimator:
         return make_pipeline(*first, StandardScaler(), LogisticRegression(max_iter=1000, C=0.1))
 
-    scores = {name: score(linear(), values) for name, values in kept.features.items()}
+    features = {name: _without_rounding(values) for name, values in kept.features.items()}
+    scores = {name: score(linear(), values) for name, values in features.items()}
     majority = score(DummyClassifier(strategy="most_frequent"), np.zeros((len(kept.labels), 1)))
     baselines = {MAJORITY: majority, ENCODER: scores.pop(ENCODER)}
-    states = kept.features[ENCODER].astype(np.float32)
-    rank = max(1, int(np.linalg.matrix_rank(states[train] - states[train].mean(0))))
-    for size in dict.fromkeys(kept.features[name].shape[1] for name in scores):
-        components = PCA(min(size, rank), random_state=seed)
+    states = features[ENCODER]
+    rank = int(np.linalg.matrix_rank(states[train] - states[train].mean(0)))
+    for size in dict.fromkeys(features[name].shape[1] for name in scores):
+        components = PCA(min(size, rank), random_state=seed) if rank else "passthrough"
         baselines[f"{COMPONENTS}_{size}"] = score(linear(components), states)
     words = make_pipeline(
         TfidfVectorizer(sublinear_tf=True, token_pattern=WORD), LogisticRegression(max_iter=1000, C=10)
@@ -163,6 +166,13 @@ def probe(found: LabelledFeatures, label: str, seed: int) -> ProbeReport:
         levels=scores,
         baselines=baselines,
     )
+
+
+def _without_rounding(values: np.ndarray) -> np.ndarray:
+    """Features [N, D] less their mean, 0 where they do not vary: scaled to unit variance, noise would be a feature."""
+    centred = values - values.mean(0)
+    size = float(np.sqrt(np.square(values).mean()))
+    return np.where(centred.std(0) > ROUNDING * size, centred, 0.0).astype(np.float32)
 
 
 def _rare(found: LabelledFeatures) -> list[str]:
