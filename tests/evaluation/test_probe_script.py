@@ -189,4 +189,4 @@ def test_rounding_is_no_feature() -> None:
     states[90:] += 1e-6
     texts, sources = np.asarray(["x"] * 150), np.arange(150).astype(str)
     found = probe_of(LabelledFeatures({"document": states, ENCODER: states}, texts, labels, sources, 0), "label", 0)
-    assert set([*found.levels.values(), *found.baselines.values()]) == {found.baselines["majority"]}
+    assert {*found.levels.values(), *found.baselines.values()} == {found.baselines["majority"]}
