@@ -1,6 +1,7 @@
 """eval/probe.py as a user runs it, on labels that the text gives away and on labels that it does not."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ import pytest
 from run_scripts import refusal, run_script
 from tiny import DOCUMENT
 
-from textvae.evaluation.probing import ENCODER, LabelledFeatures, split_by_source
-from textvae.evaluation.probing import probe as probe_of
+from textvae.data.dataset import Documents
+from textvae.data.document import SourceDocument
+from textvae.evaluation.probing.classify import DENSE_STRENGTHS, fit_by_source, split_by_source
+from textvae.evaluation.probing.classify import probe as probe_of
+from textvae.evaluation.probing.examples import ENCODER, Examples, collect
 from textvae.runs import load_run
 
 TOPICS = {
@@ -64,16 +68,18 @@ def test_a_label_that_the_text_gives_away(
         "left_out_rare": 1,
     }
     assert tuple(found["levels"]) == DOCUMENT
-    perfect = {"accuracy": 1.0, "f1_macro": 1.0}
+    perfect = {"accuracy": 1.0, "f1_macro": 1.0, "accuracy_error": 0.0}
     majority = found["baselines"].pop("majority")
     assert all(score == perfect for score in (*found["levels"].values(), *found["baselines"].values()))
     # Always the same answer: half right, F1 2/3 for the one class and 0 for the other.
-    assert majority == pytest.approx({"accuracy": 0.5, "f1_macro": 1 / 3})
+    assert {key: majority[key] for key in perfect} == pytest.approx(
+        {"accuracy": 0.5, "f1_macro": 1 / 3, "accuracy_error": 0.5 / math.sqrt(5)}
+    )
     *scores, left_out = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in scores] == [*DOCUMENT, "majority", *found["baselines"]]
     sizes = dict.fromkeys(level.latent_size for level in load_run(run).config.model_config.levels)
     assert list(found["baselines"]) == ["encoder_mean", *(f"encoder_pca_{size}" for size in sizes), "bag_of_words"]
-    assert left_out == "left out: 0 documents without a label, 1 of rare labels"
+    assert left_out == "left out: 0 documents without a label, 1 documents of rare labels"
 
 
 def test_a_label_that_the_text_says_nothing_of(run: str, corpus: Callable[..., str], tmp_path: Path) -> None:
@@ -129,14 +135,11 @@ def test_a_probe_cannot_recognise_an_article_by_its_other_sections() -> None:
     features = np.repeat(random.normal(size=(60, 200)), 6, axis=0) + 0.01 * random.normal(size=(360, 200))
     labels = np.repeat(random.permutation(["left", "right"] * 30), 6)
     values, texts = {"document": features, ENCODER: features}, np.asarray([f"of {name}" for name in sources])
-    found = probe_of(LabelledFeatures(values, texts, labels, sources, 0), "label", seed=0)
+    found = probe_of(Examples(values, texts, labels, sources, 0), "label", seed=0)
     assert found.levels["document"].accuracy < 0.75
     assert found.baselines["bag_of_words"].accuracy < 0.75
     leaking = np.arange(360).astype(str)
-    assert (
-        probe_of(LabelledFeatures(values, texts, labels, leaking, 0), "label", seed=0).levels["document"].accuracy
-        == 1.0
-    )
+    assert probe_of(Examples(values, texts, labels, leaking, 0), "label", seed=0).levels["document"].accuracy == 1.0
     assert (found.train_sources, found.test_sources, found.test) == (42, 18, 108)
 
 
@@ -177,7 +180,7 @@ def test_components_are_those_of_the_training_part() -> None:
     states[100:, 100:] += 0.8
     texts, sources = np.asarray(["x"] * 200), np.arange(200).astype(str)
     values = {"document": states[:, :2], ENCODER: states}
-    found = probe_of(LabelledFeatures(values, texts, labels, sources, 0), "label", seed=0)
+    found = probe_of(Examples(values, texts, labels, sources, 0), "label", seed=0)
     assert found.baselines["encoder_mean"].accuracy > 0.9
     assert found.baselines["encoder_pca_2"].accuracy < 0.75
 
@@ -188,5 +191,74 @@ def test_rounding_is_no_feature() -> None:
     states = np.full((150, 12), 0.3, dtype=np.float32)
     states[90:] += 1e-6
     texts, sources = np.asarray(["x"] * 150), np.arange(150).astype(str)
-    found = probe_of(LabelledFeatures({"document": states, ENCODER: states}, texts, labels, sources, 0), "label", 0)
+    found = probe_of(Examples({"document": states, ENCODER: states}, texts, labels, sources, 0), "label", 0)
     assert {*found.levels.values(), *found.baselines.values()} == {found.baselines["majority"]}
+
+
+LINES = [
+    "A boat.",
+    "The old boats turned back one after the other, and nobody asked them why they had left.",
+    "Marta sold rope and lamps there.",
+]
+
+
+def test_the_length_of_a_sentence_is_that_of_its_tokens_in_classes_of_equal_size(
+    run: str, corpus: Callable[..., str], tmp_path: Path
+) -> None:
+    """Three lengths, equally many of each: three classes, which every sentence's state gives away."""
+    data = corpus([{"paragraphs": [LINES]} for _ in range(8)])
+    assert probe(run, data, tmp_path / "probe.json", "--task", "length") == 0
+    found = json.loads((tmp_path / "probe.json").read_text(encoding="utf-8"))
+    assert (found["task"], found["classes"], found["train"], found["test"]) == ("length", 3, 15, 9)
+    assert (found["train_sources"], found["test_sources"]) == (5, 3)
+    assert found["levels"]["sentence"]["accuracy"] == found["baselines"]["encoder_mean"]["accuracy"] == 1
+    # The document is the same for all of its sentences.
+    assert found["levels"]["document"]["accuracy"] == pytest.approx(1 / 3)
+
+
+def test_examples_of_every_task_from_a_document(run: str) -> None:
+    """Seven sentences in three paragraphs, and a document of one sentence."""
+    model = load_run(run)
+    paragraphs = [["One a.", "Two b."], ["Three c."], ["Four d.", "Five e.", "Six f.", "Seven g."]]
+    sources = [SourceDocument("long", units=paragraphs), SourceDocument("short", units=[["One a."]])]
+    documents = Documents.of(model.process(sources))
+    flat = [sentence for paragraph in paragraphs for sentence in paragraph]
+    children, position, order = (collect(model, documents, task) for task in ("children", "position", "order"))
+    assert children.labels.tolist() == ["3", "1"]
+    # Sentence number n of 7 stands in part floor(5 n / 7).
+    assert position.labels.tolist() == ["1", "1", "2", "3", "3", "4", "5"]
+    assert position.texts.tolist() == flat
+    assert position.num_left_out == order.num_left_out == 1
+    pairs = [(0, 1), (3, 4), (4, 5), (5, 6)]
+    both = [text for a, b in pairs for text in (f"{flat[a]} {flat[b]}", f"{flat[b]} {flat[a]}")]
+    assert order.texts.tolist() == both
+    assert order.labels.tolist() == ["as written", "swapped"] * len(pairs)
+    latents = position.features["sentence"]
+    expected = [np.concatenate([latents[a], latents[b]]) for pair in pairs for a, b in (pair, pair[::-1])]
+    np.testing.assert_allclose(order.features["sentence"], np.stack(expected))
+    of_paragraph = model.encode(sources[0])["paragraph"].mean.numpy()
+    np.testing.assert_allclose(position.features["paragraph"], of_paragraph[[0, 0, 1, 2, 2, 2, 2]], atol=1e-5)
+    assert set(order.sources) == {"long"}
+
+
+def test_a_few_examples_of_every_class_are_taken_from_the_training_part(
+    run: str, corpus: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    data = corpus(labelled(*["sea"] * 10, *["shop"] * 10))
+    assert probe(run, data, tmp_path / "probe.json", "--shots", "1", "5") == 0
+    found = json.loads((tmp_path / "probe.json").read_text(encoding="utf-8"))["few_shot"]
+    assert {name: list(of) for name, of in found.items()}["document"] == ["1", "5"]
+    assert all(score == {"accuracy": 1.0, "deviation": 0.0} for of in found.values() for score in of.values())
+    assert "document       accuracy 1.000  macro F1 1.000  1-shot 1.000  5-shot 1.000" in capsys.readouterr().out
+
+
+def test_the_strength_is_chosen_by_sources_that_were_not_learned_from() -> None:
+    """Every source has a direction of its own, which tells nothing of others, and forty that tell all a little."""
+    random = np.random.default_rng(0)
+    sources = np.repeat(np.arange(60), 5)
+    labels = np.repeat(random.permutation(["left", "right"] * 30), 5)
+    shared = np.where(labels == "right", 0.15, -0.15)[:, None] + random.normal(size=(300, 40))
+    values = np.concatenate([6 * np.eye(60)[sources], shared], axis=1)
+    by_source = fit_by_source(values, labels, sources, DENSE_STRENGTHS).best_score_
+    by_example = fit_by_source(values, labels, np.arange(300), DENSE_STRENGTHS).best_score_
+    assert by_source < 0.9 < by_example
