@@ -89,7 +89,9 @@ def run(arguments: argparse.Namespace) -> None:
         "documents": len(written),
         "themes": len(real),
         "seed": arguments.seed,
-        "settings": {option: getattr(arguments, option.replace("-", "_")) for option in SAMPLING},
+        "settings": {
+            option: getattr(options, option.replace("-", "_")) for option in (*SAMPLING, "latent-temperature")
+        },
         "theme": {
             "chance": 1 / len(real),
             **_agreements(again, texts["written"], themes, texts["real"], of),

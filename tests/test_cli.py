@@ -17,6 +17,7 @@ from textvae.config import ModelConfig
 from textvae.data.dataset import load_prepared
 from textvae.data.text.processor import DocumentProcessor
 from textvae.runs import load_run
+from textvae.writing.operations import zoom
 
 ROOT = Path(__file__).parent.parent
 TEXT = "The harbour lay quiet. A single boat moved out.\n\nOld Marta watched it."
@@ -44,7 +45,8 @@ def text_file(tmp_path: Path) -> str:
 
 
 def lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    with path.open(encoding="utf-8") as file:  # not `splitlines`: random text holds every separator of lines
+        return list(map(json.loads, file))
 
 
 def test_documents_of_one_theme(run: str, text_file: str, tmp_path: Path) -> None:
@@ -83,6 +85,35 @@ def test_what_was_written_says_how_it_was_made(run: str, text_file: str, tmp_pat
     paragraphs = record["latents"]["paragraph"]
     assert paragraphs["held"] == [False] * record["structure"][0][0]
     assert len(paragraphs["z"]) == record["structure"][0][0]
+
+
+def test_a_theme_is_a_weighted_sum_of_those_of_files(run: str, text_file: str, tmp_path: Path) -> None:
+    out, other = tmp_path / "out.jsonl", tmp_path / "other.txt"
+    other.write_text("The wind rose. It came from the north.", encoding="utf-8")
+    command = ["generate", "--model", run, "--theme-from", text_file, str(other), text_file, "--out", str(out)]
+    assert main([*command, "--theme-weights", "0.5", "-1", "1"]) == 0
+    (record,) = lines(out)
+    one, two = load_run(run).encode([TEXT, other.read_text(encoding="utf-8")])["document"].mean
+    found = torch.tensor(record["latents"]["document"]["z"][0])
+    torch.testing.assert_close(found, 1.5 * one - two, atol=1e-5, rtol=1e-5)
+
+
+def test_levels_of_several_files_are_combined(run: str, text_file: str, tmp_path: Path) -> None:
+    """The theme of one, the paragraphs of another as they are read under it; sentences are drawn, here their means."""
+    out, other = tmp_path / "out.jsonl", tmp_path / "other.txt"
+    other.write_text("The wind rose.\n\nIt came from the north.\n\nIt was cold.", encoding="utf-8")
+    command = ["generate", "--model", run, "--theme-from", text_file, "--level-from", f"paragraph={other}"]
+    assert main([*command, "--latent-temperature", "sentence=0", "--num", "2", "--out", str(out)]) == 0
+    model = load_run(run)
+    theme = model.plan(TEXT).z["document"]
+    plan = model.plan(other.read_text(encoding="utf-8"), under=zoom(model.plan(TEXT), "document"))
+    for record in lines(out):
+        assert record["structure"][0] == [3]
+        assert record["latents"]["paragraph"]["held"] == [True] * 3
+        assert not any(record["latents"]["sentence"]["held"])
+        for name, expected in (("document", theme), ("paragraph", plan.z["paragraph"])):
+            found = torch.tensor(record["latents"][name]["z"])
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_markdown_has_a_heading_for_every_document(run: str, tmp_path: Path) -> None:
@@ -267,7 +298,10 @@ def test_python_and_the_command_line_draw_alike(run: str, tmp_path: Path) -> Non
             ["generate", "--model", "RUN", "--units", "paragraph=2", "sentence=1,2,3"],
             "one for each of the 2 paragraphs",
         ),
-        (["generate", "--model", "RUN", "--theme-from", "FILE", "FILE", "--keep", "paragraph:1"], "give one file"),
+        (
+            ["generate", "--model", "RUN", "--theme-from", "FILE", "FILE", "--keep", "paragraph:1"],
+            "needs one document to keep",
+        ),
         (["describe", "--model", "RUN", "FILE", "--words", "0"], "--words is 0; it must be 1 or more"),
         (["generate", "--model", "RUN", "--theme-from", "FILE", "--resample", "verse"], "no level 'verse'"),
         (["generate", "--model", "RUN", "--theme-from", "missing.txt"], "missing.txt"),
@@ -276,6 +310,17 @@ def test_python_and_the_command_line_draw_alike(run: str, tmp_path: Path) -> Non
         (["generate", "--model", "RUN", "--theme-from", "FILE", "--keep", "paragraph:3"], "no paragraph 3 to keep"),
         (["generate", "--model", "RUN", "--theme-from", "FILE", "--keep", "verse:1"], "no level 'verse'"),
         (["generate", "--model", "RUN", "--theme-from", "FILE", "--keep", "paragraph"], "--keep is given 'paragraph'"),
+        (
+            ["generate", "--model", "RUN", "--theme-from", "FILE", "--theme-weights", "1", "2"],
+            "each of --theme-from's 1",
+        ),
+        (["generate", "--model", "RUN", "--level-from", "paragraph"], "--level-from is given 'paragraph'"),
+        (["generate", "--model", "RUN", "--level-from", "verse=FILE"], "FILE"),
+        (["generate", "--model", "RUN", "--latent-temperature", "verse=1"], "latent_temperature names 'verse'"),
+        (
+            ["generate", "--model", "RUN", "--latent-temperature", "1", "sentence=0"],
+            "is given '1'; it must be one number",
+        ),
         (["reconstruct", "--model", "RUN", "FILE", "--down-to", "verse"], "no level 'verse'"),
         (["reconstruct", "--model", "RUN", "EMPTY"], "empty.txt' holds no text"),
         (

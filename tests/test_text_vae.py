@@ -8,8 +8,9 @@ from textvae.build import build_model
 from textvae.config import ModelConfig
 from textvae.data.document import SourceDocument
 from textvae.data.text.processor import DocumentProcessor
+from textvae.model.noise import KeyedNoise
 from textvae.text_vae import HierarchicalTextVAE
-from textvae.writing.operations import resample, written_anew
+from textvae.writing.operations import resample, written_anew, zoom
 from textvae.writing.options import SamplingOptions
 
 TEXTS = [
@@ -94,6 +95,23 @@ def test_a_theme_is_held_and_texts_differ(model: HierarchicalTextVAE) -> None:
     assert texts == [document.text for document in model.generate(theme, num=3, options=SHORT)]
     assert texts != [document.text for document in model.generate(theme, num=3, seed=1, options=SHORT)]
     assert texts != [document.text for document in model.generate(10 - theme, num=3, options=SHORT)]
+
+
+def test_a_text_is_read_under_another_theme(model: HierarchicalTextVAE) -> None:
+    """q(z of paragraphs and sentences | one text, the document latent of another), by the parallel pass."""
+    theme = zoom(model.plan(TEXTS[1]), "document")
+    plan = model.plan(TEXTS[0], under=theme)
+    batch = model.batch(model.process(TEXTS[:1]))
+    with torch.no_grad():
+        sources = {"document": theme.z["document"], "paragraph": "mean", "sentence": "mean"}
+        passed = model.hierarchy(model.features(batch), batch, KeyedNoise(0), sources)
+    assert torch.equal(plan.z["document"], theme.z["document"])
+    for name in ("paragraph", "sentence"):
+        torch.testing.assert_close(plan.z[name], passed.levels[name].posterior.mean)
+        assert not torch.allclose(plan.z[name], model.plan(TEXTS[0]).z[name], atol=1e-3)
+    assert plan.structure == model.plan(TEXTS[0]).structure
+    with pytest.raises(ValueError, match="have 3 and 2 units at level 'paragraph'"):
+        model.plan(TEXTS[0], under=zoom(model.plan(TEXTS[2]), "paragraph"))
 
 
 def test_paragraphs_are_separated_by_blank_lines(model: HierarchicalTextVAE) -> None:

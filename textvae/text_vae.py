@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -21,10 +21,12 @@ from textvae.data.collate import collate
 from textvae.data.document import EncodedDocument, SourceDocument
 from textvae.data.text.processor import DECODER_FOLDER, ENCODER_FOLDER, PROCESSOR_FILE, DocumentProcessor
 from textvae.frozen import references, restore_frozen, without_frozen
+from textvae.model.level import LatentSource
 from textvae.model.noise import KeyedNoise
 from textvae.model.vae import DocumentVAE, TextVAEConfig
 from textvae.writing.best_of import write_best_of
 from textvae.writing.decode import WrittenDocument, write_documents
+from textvae.writing.operations import latents_of
 from textvae.writing.operations import theme as theme_plan
 from textvae.writing.options import SamplingOptions, check_range
 from textvae.writing.plan import DocumentPlan, open_plan, plan_of
@@ -157,9 +159,11 @@ class HierarchicalTextVAE(DocumentVAE):
         return collate(documents, self.layout).to(self.device)
 
     @torch.no_grad()
-    def latents(self, batch: DocumentBatch) -> dict[str, LevelLatents]:
-        """Posterior of every unit by level, top first, each inferred with its ancestors' means."""
-        passed = self.hierarchy(self.features(batch), batch, KeyedNoise(0), dict.fromkeys(self.level_names, "mean"))
+    def latents(self, batch: DocumentBatch, given: Mapping[str, Tensor] | None = None) -> dict[str, LevelLatents]:
+        """Posterior of every unit by level, top first, each inferred with its ancestors' means, or where they are
+        `given` ([U, Z] by level) with these."""
+        sources: dict[str, LatentSource] = {**dict.fromkeys(self.level_names, "mean"), **(given or {})}
+        passed = self.hierarchy(self.features(batch), batch, KeyedNoise(0), sources)
         found = {}
         for name, level in passed.levels.items():
             document = batch.levels[batch.level_number(name)].document
@@ -201,11 +205,24 @@ class HierarchicalTextVAE(DocumentVAE):
             raise ValueError(f"a theme is a latent at level '{top}'; this model's levels are {list(self.level_names)}")
         return top
 
-    def plan(self, source: str | SourceDocument | EncodedDocument) -> DocumentPlan:
+    def plan(self, source: str | SourceDocument | EncodedDocument, under: DocumentPlan | None = None) -> DocumentPlan:
         """All of a document held: its latents' means, its structure, its tokens. What is not to be held, and what is
-        to be put in its place, `writing.operations` say."""
+        to be put in its place, `writing.operations` say.
+
+        under: a plan whose held levels take the place of the document's own; those below them are inferred from the
+        document's text under these. Raises ValueError where they have not as many units as the document.
+        """
         document = source if isinstance(source, EncodedDocument) else self.process([source])[0]
-        latents = {name: level.mean for name, level in self.latents(self.batch([document])).items()}
+        batch = self.batch([document])
+        given = {} if under is None else {name: latents_of(under, name).to(self.device) for name in under.z}
+        for name, z in given.items():
+            count = len(batch.levels[batch.level_number(name)])
+            if len(z) != count:
+                raise ValueError(
+                    f"the documents have {len(z)} and {count} units at level '{name}'; a document can be read under "
+                    "latents of one that has equally many there"
+                )
+        latents = {name: level.mean for name, level in self.latents(batch, given).items()} | given
         cuts = torch.tensor(document.decoder_lengths).cumsum(0)[:-1]
         sentences = torch.as_tensor(document.decoder_ids).tensor_split(cuts)
         return plan_of(latents, document.structure, self.config.hierarchy, [ids.tolist() for ids in sentences])

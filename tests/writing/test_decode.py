@@ -115,6 +115,24 @@ def test_latent_temperature_zero_takes_the_prior_means() -> None:
     assert not plan.z["document"].any()
 
 
+def test_a_level_has_a_latent_temperature_of_its_own() -> None:
+    """Every level's departure from its prior's mean, in standard deviations, is its temperature times the noise."""
+    vae = tiny.model()
+    given = {"document": 0.5, "sentence": 0.0}
+    (plan,) = complete(vae, nothing(vae), SamplingOptions(latent_temperature=given, max_children=3))
+    batch = tiny.batch_of(vae, [tiny.document("any", *plan.structure)])
+    with torch.no_grad():
+        passed = vae.hierarchy(None, batch, tiny.NOISE, plan.z)
+    keys = document_keys([0], vae.device)
+    for name, temperature in (("document", 0.5), ("paragraph", 1.0), ("sentence", 0.0)):
+        prior = passed.levels[name].prior
+        units = torch.arange(len(prior.mean))
+        noise = KeyedNoise(0).normal(keys.expand(len(units)), name, units, prior.mean.shape[1])
+        torch.testing.assert_close(plan.z[name], prior.sample(temperature * noise), atol=1e-4, rtol=1e-3)
+    with pytest.raises(ValueError, match="latent_temperature names 'verse', but the model has latents at levels"):
+        complete(vae, nothing(vae), SamplingOptions(latent_temperature={"verse": 1.0}))
+
+
 @pytest.mark.parametrize("prior", ["autoregressive", "independent"])
 @pytest.mark.parametrize(
     ("hierarchy", "levels"), [case for case in tiny.depths() if case[1]] + [(tiny.FOUR, ("book", "paragraph"))], ids=str

@@ -70,3 +70,8 @@ def test_an_outcome_of_no_probability_is_never_taken() -> None:
 def test_a_number_that_makes_no_sense_is_named(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{name} is .*; it must be"):
         SamplingOptions(**{name: value})
+
+
+def test_a_latent_temperature_of_a_level_is_named() -> None:
+    with pytest.raises(ValueError, match="latent_temperature of 'sentence' is -1"):
+        SamplingOptions(latent_temperature={"document": 0.7, "sentence": -1})

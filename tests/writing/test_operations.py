@@ -7,7 +7,7 @@ from torch import Tensor
 
 from textvae.model.vae import DocumentVAE
 from textvae.writing.decode import WrittenDocument, write_documents
-from textvae.writing.operations import arithmetic, combine, interpolate, keep, mean_theme, resample, theme, zoom
+from textvae.writing.operations import combine, interpolate, keep, mix, resample, theme, zoom
 from textvae.writing.options import SamplingOptions
 from textvae.writing.plan import DocumentPlan, open_plan, plan_of
 
@@ -96,17 +96,20 @@ def test_interpolation_and_arithmetic_are_those_of_the_latents() -> None:
         assert torch.equal(interpolate(a, b, 0.0, level).z[level], a.z[level])
         assert torch.equal(interpolate(a, b, 1.0, level).z[level], b.z[level])
         torch.testing.assert_close(interpolate(a, b, 0.25, level).z[level], 0.75 * a.z[level] + 0.25 * b.z[level])
-        torch.testing.assert_close(arithmetic(a, b, c, level).z[level], a.z[level] - b.z[level] + c.z[level])
+        sums = mix([a, b, c], [1, -1, 0.5], level)
+        torch.testing.assert_close(sums.z[level], a.z[level] - b.z[level] + 0.5 * c.z[level])
+        assert sums.structure == zoom(a, level).structure
+        assert sums.sentences is None
     assert torch.equal(interpolate(a, b, 0.5, "paragraph").z["document"], a.z["document"])
     with pytest.raises(ValueError, match="have 5 and 2 units at level 'sentence'"):
         interpolate(a, b, 0.5, "sentence")
     with pytest.raises(ValueError, match="5, 2 and 5 units"):
-        arithmetic(a, b, c, "sentence")
+        mix([a, b, c], [1, -1, 1], "sentence")
+    for weights in ([1.0], [1.0, float("nan")]):
+        with pytest.raises(ValueError, match="they must be 2 numbers, one for each document"):
+            mix([a, b], weights, "document")
     with pytest.raises(ValueError, match="no latent level 'verse'"):
         interpolate(a, b, 0.5, "verse")
-    torch.testing.assert_close(
-        mean_theme([a.z["document"][0], b.z["document"][0]]), (a.z["document"] + b.z["document"])[0] / 2
-    )
 
 
 def test_levels_of_different_documents_are_combined() -> None:

@@ -17,12 +17,11 @@ SAMPLING = {
     "min-p": "draw only tokens of at least this share of the best one's probability; 0 is off",
     "repetition-penalty": "divides the logits of tokens that were there before; 1 is off",
     "no-repeat-ngram": "no run of so many tokens comes twice in one context window; 0 is off",
-    "latent-temperature": "scales the standard deviation of latents drawn from their priors; 0 takes the means",
     "max-sentence-tokens": "a sentence is cut after so many tokens",
     "max-children": "a unit is ended after so many children",
     "best-of": "versions of every part, of which the one nearest to its planned latents is kept",
 }
-"""Option -> its help; the names are those of `SamplingOptions`."""
+"""Option that is a number -> its help; the names are those of `SamplingOptions`."""
 
 
 def add_sampling(parser: argparse.ArgumentParser, *, seed: bool = True) -> None:
@@ -34,6 +33,14 @@ def add_sampling(parser: argparse.ArgumentParser, *, seed: bool = True) -> None:
     for option, said in SAMPLING.items():
         default = getattr(SamplingOptions, option.replace("-", "_"))
         group.add_argument(f"--{option}", type=type(default), default=default, help=f"{said} (default: %(default)s)")
+    group.add_argument(
+        "--latent-temperature",
+        metavar="[LEVEL=]N",
+        nargs="+",
+        default=["1"],
+        help="scales the standard deviation of latents drawn from their priors; 0 takes the means; of all levels, or "
+        "of those named, such as document=0.7 sentence=0 (default: 1)",
+    )
 
 
 def sampling(arguments: argparse.Namespace) -> SamplingOptions:
@@ -43,7 +50,28 @@ def sampling(arguments: argparse.Namespace) -> SamplingOptions:
     counts = {name: getattr(arguments, name) for name in ("seed", "num", "steps") if name in arguments}
     for option, value in {**values, **counts}.items():
         check_range(option.replace("-", "_"), value, f"--{option}")
-    return SamplingOptions(**{option.replace("-", "_"): value for option, value in values.items()})
+    numbers = {option.replace("-", "_"): value for option, value in values.items()}
+    return SamplingOptions(**numbers, latent_temperature=latent_temperature(arguments.latent_temperature))
+
+
+def latent_temperature(given: Sequence[str]) -> float | dict[str, float]:
+    """['0.7'] -> 0.7, ['document=0.7', 'sentence=0'] -> a number by level. Raises ValueError for anything else, a
+    level that is named twice and numbers that make no sense."""
+    found: dict[str, float] = {}
+    for item in given:
+        level, equals, number = item.rpartition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = None
+        if value is None or level in found or bool(level) != bool(equals) or (len(given) > 1 and not level):
+            raise ValueError(
+                f"--latent-temperature is given '{item}'; it must be one number for all levels, or one for each of "
+                "some levels, such as document=0.7 sentence=0"
+            )
+        check_range("latent_temperature", value, f"--latent-temperature{' of ' if level else ''}{level}")
+        found[level] = value
+    return found.get("", found)
 
 
 def show(

@@ -61,7 +61,9 @@ def complete_plans(
     model: DocumentVAE, plans: Sequence[DocumentPlan], keys: Tensor, noise: KeyedNoise, options: SamplingOptions
 ) -> list[DocumentPlan]:
     """The plans with every unit down to the lowest latent level listed and its z there; `given` still says which were
-    held. What the decoder decides (ends of levels below the lowest latent one) is left as it was. keys: [K]."""
+    held. What the decoder decides (ends of levels below the lowest latent one) is left as it was. keys: [K].
+
+    Raises ValueError for options that name a level which the model has no latents at."""
     completed = []
     for start in range(0, len(plans), GROUP):
         group = slice(start, start + GROUP)
@@ -75,13 +77,14 @@ def _complete_group(
     state = model.hierarchy.start(len(plans), model.device)
     depths = {name: model.config.hierarchy.index(name) for name in model.level_names}
     drawn: dict[str, DrawnLevel] = {}
+    temperatures = options.latent_temperatures(model.level_names)
     top = 0
     listed_above = torch.zeros(len(plans), 1, dtype=torch.long, device=model.device)  # every plan lists its root
     for name, depth in depths.items():
         cursor = Cursor(
             plans, top, depth, torch.arange(len(plans), device=model.device), listed_above[:, 0], options.max_children
         )
-        drawn[name] = _draw_level(state, name, plans, cursor, listed_above, keys, noise, options)
+        drawn[name] = _draw_level(state, name, plans, cursor, listed_above, keys, noise, temperatures[name])
         top, listed_above = depth, drawn[name].listed
     return [_assemble(model, plan, row, drawn) for row, plan in enumerate(plans)]
 
@@ -94,7 +97,7 @@ def _draw_level(
     listed_above: Tensor,
     keys: Tensor,
     noise: KeyedNoise,
-    options: SamplingOptions,
+    temperature: float,
 ) -> DrawnLevel:
     """All units of a level, one of every document at a time; listed_above [K, P]: the parents' numbers in the plan."""
     rows = torch.arange(len(plans), device=keys.device)
@@ -106,7 +109,7 @@ def _draw_level(
         listed = cursor.listed[cursor.bottom].clone()
         held = given[rows, listed] & (listed != UNLISTED)
         prior = state.prior(name)
-        z = prior.sample(noise.normal(keys, name, index, prior.mean.shape[1]) * options.latent_temperature)
+        z = prior.sample(noise.normal(keys, name, index, prior.mean.shape[1]) * temperature)
         z = torch.where(held[:, None], given_z[rows, listed], z)
         probabilities = state.stop_logits(name, z).double().sigmoid()
         draws = [noise.uniform(keys, stream, index) < p for stream, p in zip(streams, probabilities.T, strict=True)]

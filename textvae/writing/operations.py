@@ -5,6 +5,7 @@ Shapes: U units of a level, Z latent size.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -127,37 +128,40 @@ def _open_but(plan: DocumentPlan, held: Sequence[Tensor], to_the_letter: Tensor)
     return DocumentPlan(plan.hierarchy, tuple(children), z, given, sentences)
 
 
+def mix(plans: Sequence[DocumentPlan], weights: Sequence[float], level: str) -> DocumentPlan:
+    """The latents of `level` are the sum of the plans' own, each times its weight: a mean, a point between two, or
+    arithmetic (weights 1, -1, 1). What lies above, and the structure down to `level`, are the first plan's; all below
+    is open.
+
+    Weights are taken as they are. At the top, where the prior is N(0, I), weights that add up to less than 1 bring
+    a mean of themes nearer to the prior's mean, more than 1 take it away from there.
+
+    Raises ValueError for another number of weights than of plans, a weight that is not finite, and where the plans have
+    no such latents, or not equally many.
+    """
+    if len(weights) != len(plans) or not all(map(math.isfinite, weights)):
+        raise ValueError(f"weights are {list(weights)}; they must be {len(plans)} numbers, one for each document")
+    latents = [latents_of(plan, level) for plan in plans]
+    counts = list(map(len, latents))
+    if len(set(counts)) > 1:
+        raise ValueError(
+            f"the documents have {', '.join(map(str, counts[:-1]))} and {counts[-1]} units at level '{level}'; their "
+            "latents can be added at a level where they have equally many, such as the top"
+        )
+    first = zoom(plans[0], level)
+    total = torch.tensordot(latents[0].new_tensor(weights), torch.stack(latents), dims=1)
+    return replace(first, z={**first.z, level: total})
+
+
 def interpolate(start: DocumentPlan, end: DocumentPlan, share: float, level: str) -> DocumentPlan:
-    """The latents of `level` go from `start`'s (`share` 0) to `end`'s (1) in a straight line; what lies above, and the
-    structure down to `level`, are `start`'s; all below is open.
-
-    Raises ValueError where the two have no such latents, or not equally many.
-    """
-    first, last = latents_of(start, level), latents_of(end, level)
-    if len(first) != len(last):
-        raise ValueError(
-            f"the documents have {len(first)} and {len(last)} units at level '{level}'; interpolate at a level where "
-            "they have equally many, such as the top"
-        )
-    return _with_latents(zoom(start, level), level, torch.lerp(first, last, share))
-
-
-def arithmetic(plus: DocumentPlan, minus: DocumentPlan, other: DocumentPlan, level: str) -> DocumentPlan:
-    """`plus` - `minus` + `other` in the latents of `level`; what lies above is `plus`'s, all below is open.
-
-    Raises ValueError where the three have no such latents, or not equally many.
-    """
-    first, second, third = (latents_of(plan, level) for plan in (plus, minus, other))
-    if not len(first) == len(second) == len(third):
-        raise ValueError(
-            f"the documents have {len(first)}, {len(second)} and {len(third)} units at level '{level}'; calculate at a "
-            "level where they have equally many, such as the top"
-        )
-    return _with_latents(zoom(plus, level), level, first - second + third)
+    """The latents of `level` go from `start`'s (`share` 0) to `end`'s (1) in a straight line; the rest as in `mix`,
+    `start` being the first."""
+    return mix([start, end], [1 - share, share], level)
 
 
 def combine(above: DocumentPlan, below: DocumentPlan, level: str) -> DocumentPlan:
     """The latents of `level` and of all levels under it are `below`'s, with its structure; those over it `above`'s.
+    They stay as they were inferred: `HierarchicalTextVAE.plan(text, under=above)` infers them anew under `above`'s.
 
     Raises ValueError where the two do not have equally many units at a level over `level`.
     """
@@ -181,13 +185,3 @@ def latents_of(plan: DocumentPlan, level: str) -> Tensor:
     if level not in plan.z or not bool(plan.given[level].all()):
         raise ValueError(f"there is no latent level '{level}'; this document's are {list(plan.z)}")
     return plan.z[level]
-
-
-def mean_theme(themes: Sequence[Tensor]) -> Tensor:
-    """The point [Z] in the middle of several latents, each [Z]."""
-    return torch.stack(list(themes)).mean(0)
-
-
-def _with_latents(plan: DocumentPlan, level: str, values: Tensor) -> DocumentPlan:
-    changed: Mapping[str, Tensor] = {**plan.z, level: values}
-    return replace(plan, z=changed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 RANGES: dict[str, tuple[float, float, str]] = {
@@ -47,8 +48,9 @@ class SamplingOptions:
     """Divides the logits of tokens that the context window holds already (Keskar et al. 2019)."""
     no_repeat_ngram: int = 0
     """No run of so many tokens comes twice in a context window; 0: no bound."""
-    latent_temperature: float = 1.0
-    """Scales the standard deviation of latents that are drawn from their priors."""
+    latent_temperature: float | Mapping[str, float] = 1.0
+    """Scales the standard deviation of latents that are drawn from their priors: of all levels, or by level, where a
+    level that is not named has 1."""
     max_sentence_tokens: int = 128
     max_children: int = 64
     """A unit is ended after this many children."""
@@ -60,4 +62,19 @@ class SamplingOptions:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            check_range(name, value)
+            if isinstance(value, Mapping):
+                for level, of_level in value.items():
+                    check_range(name, of_level, f"{name} of '{level}'")
+            else:
+                check_range(name, value)
+
+    def latent_temperatures(self, levels: Sequence[str]) -> dict[str, float]:
+        """By level, of those that a model has latents at. Raises ValueError where another one is named."""
+        if not isinstance(self.latent_temperature, Mapping):
+            return dict.fromkeys(levels, self.latent_temperature)
+        for level in self.latent_temperature:
+            if level not in levels:
+                raise ValueError(
+                    f"latent_temperature names '{level}', but the model has latents at levels {list(levels)}"
+                )
+        return {level: self.latent_temperature.get(level, 1.0) for level in levels}
