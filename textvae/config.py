@@ -218,9 +218,10 @@ class ObjectiveConfig:
     bag_of_words: Annotated[float, Field(ge=0)] = 0.0
     """Weight of predicting all words from the top latent alone, beside the decoder (Zhao et al. 2017)."""
     similarity: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of keeping documents as alike as the pretrained encoder finds them: of the squared differences, over the
-    pairs of a micro-batch, between the cosines of the top latent's standardised means, which it is searched by, and
-    those of the encoder's states (similarity-preserving distillation, Tung & Mori 2019)."""
+    """Weight, beside a nat per predicted token, of keeping documents as alike as the pretrained encoder finds them: of
+    the squared differences, over the pairs of a micro-batch, between the cosines of the top latent's standardised
+    means, which it is searched by, and those of the encoder's states (similarity-preserving distillation, Tung & Mori
+    2019). A document counts as often as it has tokens, so that short ones do not pay for it alone."""
 
     @property
     def uses_bag(self) -> bool:

@@ -75,7 +75,8 @@ def test_similarity_is_an_auxiliary_loss_and_no_part_of_what_is_reported() -> No
     assert plain.similarity is None
     torch.testing.assert_close(given.negative_elbo, plain.negative_elbo)
     top = output.hierarchy.levels["document"].posterior
-    expected = plain.negative_elbo.sum() + 0.3 * similarity_loss(top.mean, output.states).sum()
+    tokens = batch.by_document(torch.ones(batch.num_tokens), batch.levels[-1].document[batch.token_sentence])
+    expected = plain.negative_elbo.sum() + 0.3 * similarity_loss(top.mean, output.states) @ tokens
     loss = found.loss(given, found.weights(0))
     torch.testing.assert_close(loss, expected)
     loss.backward()
@@ -134,7 +135,8 @@ def test_similarity_is_that_of_the_top_levels_units(levels: tuple[str, ...]) -> 
         assert given.similarity is None
     else:
         each = similarity_loss(output.hierarchy.levels["sentence"].posterior.mean, output.states)
-        torch.testing.assert_close(given.similarity.sum(), each.sum())
+        tokens = torch.bincount(batch.token_sentence).float()
+        torch.testing.assert_close(given.similarity.sum(), each @ tokens)
         assert len(given.similarity) == len(batch)
 
 

@@ -63,6 +63,7 @@ def exit_status(run: Callable[[], None], verbose: int = 0) -> int:
     """Of a command: 0, or 2 with one line on standard error for what the user can mend."""
     logging.basicConfig(format="%(message)s")
     logger.setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)])
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # which sets itself to DEBUG
     try:
         run()
     except (ValueError, OSError) as error:

@@ -44,7 +44,8 @@ class ElboTerms:
     bag_of_words: Tensor | None = None
     """[B] the words as predicted from the top latent alone: an auxiliary loss, no part of the ELBO."""
     similarity: Tensor | None = None
-    """[B] how differently the latents and the encoder see which others of the batch it is like: another."""
+    """[B] how differently the latents and the encoder see which others of the batch it is like, once for each of its
+    predicted tokens: another."""
 
     @property
     def negative_elbo(self) -> Tensor:
@@ -80,8 +81,10 @@ def elbo_terms(output: VAEOutput, batch: DocumentBatch, with_similarity: bool = 
     if with_similarity and output.states is not None:
         name, top = next(iter(output.hierarchy.levels.items()))
         assert top.posterior is not None
-        alike = similarity_loss(top.posterior.mean, output.states)
-        similarity = batch.by_document(alike, batch.levels[batch.level_number(name)].document)
+        number = batch.level_number(name)
+        unit = batch.ancestor(len(batch.levels) - 1, number)[batch.token_sentence]
+        unlike = similarity_loss(top.posterior.mean, output.states) * unit.bincount(minlength=len(top.z))
+        similarity = batch.by_document(unlike, batch.levels[number].document)
     return ElboTerms(tokens, structure, rate, by_dimension, bag, similarity)
 
 

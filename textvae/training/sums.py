@@ -31,7 +31,7 @@ class Sums:
     """[Z_l] by level."""
     units: dict[str, float]
     similarity: float | None = None
-    """Where it is part of the objective; no nats."""
+    """Where it is part of the objective; no nats. Of every predicted token."""
 
     @property
     def rate(self) -> dict[str, float]:
@@ -50,7 +50,7 @@ class Sums:
             "distortion_tokens_per_token": self.distortion_tokens / self.tokens,
             "distortion_structure_per_token": self.distortion_structure / self.tokens,
             **mean_rates(self.rate, self.units, self.documents),
-            **({} if self.similarity is None else {"similarity": self.similarity / self.documents}),
+            **({} if self.similarity is None else {"similarity": self.similarity / self.tokens}),
         }
 
 
