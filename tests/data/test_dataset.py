@@ -18,7 +18,7 @@ from textvae.data.fingerprint import data_fingerprint
 from textvae.data.prepare.pipeline import PrepareOptions, prepare
 from textvae.data.sources.corpus import SourceOptions
 from textvae.data.sources.records import FieldNames
-from textvae.training.loop import check_features
+from textvae.training.start import check_features
 
 PARAGRAPHS = [" ".join(part.split()) for part in STORY.split("\n\n")]
 

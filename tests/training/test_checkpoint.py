@@ -123,6 +123,15 @@ def test_a_torn_line_is_dropped_and_told(whole: Config, stopped: Config, caplog:
     assert_same_run(train(resuming(stopped)), Path(whole.train.output))
 
 
+def test_a_log_that_was_shortened_is_told(whole: Config, stopped: Config, caplog: pytest.LogCaptureFixture) -> None:
+    folder = RunFolder(stopped.train.output)
+    before = folder.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+    folder.metrics.write_text("".join(before[2:]), encoding="utf-8")
+    run = train(resuming(stopped))
+    assert f"{folder.metrics}: 2 of the {len(before)} lines logged until step 6 are missing" in caplog.text
+    assert RunFolder(run).records()[: len(before) - 2] == [json.loads(line) for line in before[2:]]
+
+
 @pytest.mark.parametrize("line", ['{"step": 2', "[1]", "{}", "\x00\x00", "\ufffd"], ids=repr)
 def test_another_damaged_line_is_named(stopped: Config, line: str) -> None:
     folder = RunFolder(stopped.train.output)

@@ -26,8 +26,9 @@ from textvae.data.dataset import load_prepared
 from textvae.model.backbone import output_layer
 from textvae.model.topics import TopicHead
 from textvae.runs import load_run
-from textvae.training.loop import VALIDATION_NOISE, Progress, gradient_ratios, parameter_groups, train, validate
+from textvae.training.loop import VALIDATION_NOISE, Progress, train, validate
 from textvae.training.objective import COLLAPSED, elbo_terms
+from textvae.training.parameters import gradient_ratios, parameter_groups
 
 LEVELS = ("document", "paragraph", "sentence")
 
@@ -75,7 +76,8 @@ def test_validation_is_the_elbo_of_the_saved_model(run: Path, prepared: Path) ->
             total += float(elbo_terms(model(batch, VALIDATION_NOISE), batch).negative_elbo)
     best = min(records(run, "validation"), key=lambda record: record["nll_per_token"])
     assert best["nll_per_token"] == pytest.approx(total / split.token_counts.sum(), rel=1e-5)
-    sums = validate(model, split, limit=1000, batch_tokens=100, accelerator=Accelerator(mixed_precision="no"))
+    other_batches = load_config(run / "config.yaml", ["data.micro_batch_tokens=100"])
+    sums = validate(model, split, other_batches, Accelerator(mixed_precision="no"))
     assert sums.report()["nll_per_token"] == pytest.approx(best["nll_per_token"], rel=1e-5)
     assert (sums.tokens, sums.documents) == (split.token_counts.sum(), len(split))
 

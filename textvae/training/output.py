@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from textvae.config import Config, to_dict
 from textvae.damage import CHECKSUMS_FILE, sha256_of
 from textvae.runs import RunFolder, changed_settings, versions
 from textvae.text_vae import HierarchicalTextVAE
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS = "model.safetensors"
 ONE_FILE = 1 << 62
@@ -65,12 +68,17 @@ class RunOutput:
         with self.folder.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
-    def forget_after(self, step: int) -> None:
-        """Steps logged after the checkpoint will be run, and logged, again.
+    def forget_after(self, step: int, logged: int) -> None:
+        """Steps logged after the checkpoint, `logged` lines in all, will be run, and logged, again.
 
-        Raises ValueError for a damaged line before the last.
+        Warns of lines that are missing. Raises ValueError for a damaged line before the last.
         """
         kept = [record for record in self.folder.records() if record["step"] <= step]
+        if len(kept) < logged:
+            logger.warning(
+                "%s: %d of the %d lines logged until step %d are missing: the file was shortened since",
+                *(self.folder.metrics, logged - len(kept), logged, step),
+            )
         write_text(self.folder.metrics, "".join(json.dumps(record) + "\n" for record in kept))
 
     def save_model(self, model: HierarchicalTextVAE) -> None:

@@ -44,6 +44,8 @@ class Progress:
         self.best = math.inf
         self.tokens_seen = 0.0
         self.warned: set[str] = set()
+        self.logged = 0
+        """Lines of metrics.jsonl."""
         self.skipped = 0
         """Steps not taken, in all."""
         self.skipped_in_a_row = 0
@@ -149,6 +151,7 @@ class Progress:
             "best": None if math.isinf(self.best) else self.best,
             "tokens_seen": self.tokens_seen,
             "warned": sorted(self.warned),
+            "logged": self.logged,
             "skipped": self.skipped,
             "skipped_in_a_row": self.skipped_in_a_row,
         }
@@ -157,6 +160,7 @@ class Progress:
         self.best = math.inf if state["best"] is None else state["best"]
         self.tokens_seen = state["tokens_seen"]
         self.warned = set(state["warned"])
+        self.logged = state["logged"]
         self.skipped = state["skipped"]
         self.skipped_in_a_row = state["skipped_in_a_row"]
 
@@ -167,6 +171,7 @@ class Progress:
                 tracker.tracker.flush()
 
     def _write(self, record: dict[str, Any]) -> None:
+        self.logged += 1
         if self.accelerator.is_main_process:
             self.output.log(record)
         flat: dict[str, float] = {}
