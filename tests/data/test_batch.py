@@ -6,9 +6,10 @@ import pytest
 import tiny
 import torch
 
-from textvae.data.batch import BatchLayout, TokenChunk, pack
+from textvae.data.batch import BatchLayout, TokenChunk
 from textvae.data.collate import collate, encoder_chunks
 from textvae.data.document import EncodedDocument
+from textvae.data.packing import pack
 
 LAYOUT = BatchLayout(
     hierarchy=tiny.DOCUMENT,

@@ -5,7 +5,8 @@ from tiny import perturb
 from torch import Tensor
 
 from textvae.config import LevelConfig, UnitConfig
-from textvae.data.batch import UnitLevel, pack
+from textvae.data.batch import UnitLevel
+from textvae.data.packing import pack
 from textvae.model.gaussian import DiagonalGaussian
 from textvae.model.level import START_DEVIATION, Level, StructureScores, UnitFeatures
 

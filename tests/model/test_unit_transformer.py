@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from textvae.config import UnitConfig
-from textvae.data.batch import pack
+from textvae.data.packing import pack
 from textvae.model.unit_transformer import AttentionPool, UnitTransformer, segment_mean
 
 WIDTH = 16

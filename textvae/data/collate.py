@@ -12,17 +12,15 @@ import numpy as np
 import torch
 
 from textvae.data.batch import (
-    IGNORED,
     BatchLayout,
     DocumentBatch,
     EncoderChunk,
     TokenChunk,
     UnitLevel,
     key_of,
-    pack,
-    round_up,
 )
 from textvae.data.document import EncodedDocument
+from textvae.data.packing import IGNORED, pack, round_up
 
 BLOCKS = 12
 """Blocks of rows that a full chunk holds."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, MistralConfig, MistralModel
 
 from textvae.config import UnitConfig
-from textvae.data.batch import PackedRows
+from textvae.data.packing import PackedRows
 from textvae.model.masks import attention_mask
 
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from textvae.data.batch import IGNORED, TokenChunk
+from textvae.data.batch import TokenChunk
 from textvae.data.collate import collate
 from textvae.data.document import EncodedDocument
+from textvae.data.packing import IGNORED
 from textvae.evaluation.likelihood.sequential import LeafIncrement, UnitDraw
 from textvae.model.hierarchy import TopDownState
 from textvae.model.level import StructureScores
