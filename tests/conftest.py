@@ -17,6 +17,7 @@ from textvae.config import DecoderConfig, EncoderConfig, LevelConfig, ModelConfi
 from textvae.data.prepare.pipeline import PrepareOptions, prepare
 from textvae.data.text.processor import DocumentProcessor
 from textvae.data.text.tokenizer import train_sentencepiece
+from textvae.text_vae import HierarchicalTextVAE
 
 STORY = """The harbour lay quiet in the early light. A single boat moved out past the wall, and its wake
 spread slowly.
@@ -174,19 +175,29 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def make_model(
+    settings: Callable[..., ModelConfig], make_processor: Callable[..., DocumentProcessor]
+) -> Callable[..., HierarchicalTextVAE]:
+    """levels, fields of `DecoderConfig` -> a tiny model with random weights, none of them 0."""
+
+    def make(*levels: str, **decoder: Any) -> HierarchicalTextVAE:
+        torch.manual_seed(0)
+        model = build_model(settings(*levels, **decoder), make_processor())
+        perturb(model)
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def make_run(
-    settings: Callable[..., ModelConfig],
-    make_processor: Callable[..., DocumentProcessor],
-    tmp_path_factory: pytest.TempPathFactory,
+    make_model: Callable[..., HierarchicalTextVAE], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., str]:
     """levels, fields of `DecoderConfig` -> a run folder with random weights."""
 
     def make(*levels: str, **decoder: Any) -> str:
-        torch.manual_seed(0)
-        model = build_model(settings(*levels, **decoder), make_processor())
-        perturb(model)
         folder = tmp_path_factory.mktemp("run")
-        model.save_pretrained(folder)
+        make_model(*levels, **decoder).save_pretrained(folder)
         return str(folder)
 
     return make

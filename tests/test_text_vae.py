@@ -2,12 +2,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tiny import DOCUMENT, perturb, subsets
+from tiny import DOCUMENT, subsets
 
-from textvae.build import build_model
-from textvae.config import ModelConfig
 from textvae.data.document import SourceDocument
-from textvae.data.text.processor import DocumentProcessor
 from textvae.model.noise import KeyedNoise
 from textvae.text_vae import HierarchicalTextVAE
 from textvae.writing.operations import resample, written_anew, zoom
@@ -23,19 +20,8 @@ Make = Callable[..., HierarchicalTextVAE]
 
 
 @pytest.fixture(scope="module")
-def make(settings: Callable[..., ModelConfig], make_processor: Callable[..., DocumentProcessor]) -> Make:
-    def build(*levels: str, **options: object) -> HierarchicalTextVAE:
-        torch.manual_seed(0)
-        model = build_model(settings(*levels, **options), make_processor())
-        perturb(model)
-        return model.eval()
-
-    return build
-
-
-@pytest.fixture(scope="module")
-def model(make: Make) -> HierarchicalTextVAE:
-    return make(*DOCUMENT)
+def model(make_model: Make) -> HierarchicalTextVAE:
+    return make_model(*DOCUMENT)
 
 
 def test_every_unit_of_every_text_has_a_latent(model: HierarchicalTextVAE) -> None:
@@ -56,8 +42,8 @@ def test_a_text_has_the_same_latents_in_any_company(model: HierarchicalTextVAE) 
 
 
 @pytest.mark.parametrize("levels", subsets(DOCUMENT), ids=str)
-def test_a_reconstruction_keeps_the_structure(make: Make, levels: tuple[str, ...]) -> None:
-    vae, greedy = make(*levels), SamplingOptions(temperature=0, max_sentence_tokens=12)
+def test_a_reconstruction_keeps_the_structure(make_model: Make, levels: tuple[str, ...]) -> None:
+    vae, greedy = make_model(*levels), SamplingOptions(temperature=0, max_sentence_tokens=12)
     for text in TEXTS:
         plan = written_anew(vae.plan(text))
         rebuilt, again = (vae.write([plan], seed=seed, options=greedy)[0] for seed in (0, 1))
@@ -67,8 +53,8 @@ def test_a_reconstruction_keeps_the_structure(make: Make, levels: tuple[str, ...
 
 
 @pytest.mark.parametrize("levels", [DOCUMENT, ("document",), ("sentence",)], ids=str)
-def test_a_resampled_text_keeps_what_lies_above(make: Make, levels: tuple[str, ...]) -> None:
-    vae = make(*levels)
+def test_a_resampled_text_keeps_what_lies_above(make_model: Make, levels: tuple[str, ...]) -> None:
+    vae = make_model(*levels)
     paragraphs = vae.process(TEXTS[:1])[0].structure[0]
     plan = resample(vae.plan(TEXTS[0]), "sentence")
     variations = vae.write([plan] * 3, seed=1, options=SHORT)
@@ -81,8 +67,8 @@ def test_a_resampled_text_keeps_what_lies_above(make: Make, levels: tuple[str, .
 
 
 @pytest.mark.parametrize("levels", [DOCUMENT, ()], ids=str)
-def test_a_plan_holds_a_text_to_the_letter(make: Make, levels: tuple[str, ...]) -> None:
-    vae = make(*levels)
+def test_a_plan_holds_a_text_to_the_letter(make_model: Make, levels: tuple[str, ...]) -> None:
+    vae = make_model(*levels)
     for text in TEXTS:
         (written,) = vae.write([vae.plan(text)], options=SHORT)
         assert written.text == vae.process([text])[0].text()
@@ -122,9 +108,9 @@ def test_paragraphs_are_separated_by_blank_lines(model: HierarchicalTextVAE) -> 
         assert len(document.sentences) == sum(document.structure[1])
 
 
-def test_a_theme_needs_a_top_latent(make: Make) -> None:
+def test_a_theme_needs_a_top_latent(make_model: Make) -> None:
     with pytest.raises(ValueError, match="level 'document'"):
-        make("sentence").generate(torch.zeros(8))
+        make_model("sentence").generate(torch.zeros(8))
 
 
 def test_an_unknown_level_is_named(model: HierarchicalTextVAE) -> None:

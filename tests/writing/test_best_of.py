@@ -4,11 +4,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from tiny import DOCUMENT, perturb
+from tiny import DOCUMENT
 
-from textvae.build import build_model
-from textvae.config import ModelConfig
-from textvae.data.text.processor import DocumentProcessor
 from textvae.text_vae import GeneratedDocument, HierarchicalTextVAE
 from textvae.writing.best_of import part_depth, plan_scores, spliced
 from textvae.writing.decode import WrittenDocument
@@ -16,17 +13,6 @@ from textvae.writing.options import SamplingOptions
 from textvae.writing.plan import open_plan
 
 MakeModel = Callable[..., HierarchicalTextVAE]
-
-
-@pytest.fixture
-def make_model(settings: Callable[..., ModelConfig], make_processor: Callable[..., DocumentProcessor]) -> MakeModel:
-    def make(*levels: str, **decoder: object) -> HierarchicalTextVAE:
-        torch.manual_seed(0)
-        model = build_model(settings(*levels, **decoder), make_processor())
-        perturb(model)
-        return model.eval()
-
-    return make
 
 
 def write(model: HierarchicalTextVAE, best_of: int, num: int = 3) -> list[GeneratedDocument]:
