@@ -9,13 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import DOCUMENT, perturb
+from tiny import DOCUMENT
 
-from textvae.build import build_model
 from textvae.cli.main import main
-from textvae.config import ModelConfig
 from textvae.data.dataset import load_prepared
-from textvae.data.text.processor import DocumentProcessor
 from textvae.runs import load_run
 from textvae.writing.operations import zoom
 
@@ -24,17 +21,8 @@ TEXT = "The harbour lay quiet. A single boat moved out.\n\nOld Marta watched it.
 
 
 @pytest.fixture(scope="module")
-def run(
-    settings: Callable[..., ModelConfig],
-    make_processor: Callable[..., DocumentProcessor],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> str:
-    torch.manual_seed(0)
-    model = build_model(settings(*DOCUMENT), make_processor())
-    perturb(model)
-    folder = tmp_path_factory.mktemp("run")
-    model.save_pretrained(folder)
-    return str(folder)
+def run(make_run: Callable[..., str]) -> str:
+    return make_run(*DOCUMENT)
 
 
 @pytest.fixture

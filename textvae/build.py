@@ -52,15 +52,19 @@ def build_model(settings: ModelConfig, processor: DocumentProcessor) -> Hierarch
 
 
 class FrozenEncoder:
-    """The pooled states of the frozen encoder `name`, as training would compute them: what `prepare` caches."""
+    """The pooled states of a frozen encoder, as training would compute them: what `prepare` caches."""
 
-    def __init__(self, name: str, chunk_tokens: int = 8192) -> None:
-        """`chunk_tokens`: padded tokens that are encoded at a time. Raises OSError if the encoder cannot be found."""
-        backbone = load_encoder(resolve_backbone(name)).eval()
-        self.encoder = SentenceEncoder(backbone, EncoderConfig(name))
+    def __init__(self, encoder: SentenceEncoder, name: str, chunk_tokens: int = 8192) -> None:
+        """`encoder`: on the CPU; `name`: its own; `chunk_tokens`: padded tokens that are encoded at a time."""
+        self.encoder = encoder
         self.name = name
         self.chunk_tokens = chunk_tokens
-        self.fast = best_precision(backbone.device) == "bf16"
+        self.fast = best_precision(encoder.backbone.device) == "bf16"
+
+    @classmethod
+    def pretrained(cls, name: str) -> FrozenEncoder:
+        """The last layer of the encoder `name`. Raises OSError if it cannot be found."""
+        return cls(SentenceEncoder(load_encoder(resolve_backbone(name)).eval(), EncoderConfig(name)), name)
 
     def __call__(self, sentences: Sequence[Sequence[int]]) -> np.ndarray:
         """Encoder tokens of S sentences -> [S, D]."""

@@ -137,7 +137,7 @@ def cached(
     folder = tmp_path_factory.mktemp("cached")
     source = str(write_jsonl(folder / "a.jsonl", [{"id": f"d{n}", "text": STORY} for n in range(5)]))
     for name, encoder in (("own", encoder_backbone), ("other", other_encoder), ("unknown", encoder_backbone)):
-        frozen = FrozenEncoder(encoder)
+        frozen = FrozenEncoder.pretrained(encoder)
         options = PrepareOptions(
             source,
             str(folder / name),

@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
         cache_features=arguments.cache_features,
     )
     if arguments.cache_features:
-        encoder = FrozenEncoder(arguments.encoder)
+        encoder = FrozenEncoder.pretrained(arguments.encoder)
         prepare(options, encoder, encoder.fingerprint)
     else:
         prepare(options)
