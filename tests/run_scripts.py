@@ -49,14 +49,15 @@ def refusal(capture: pytest.CaptureFixture[str], out: Path, script: str, *argume
     return capture.readouterr().err.splitlines()[-1]
 
 
-def launch(num_processes: int, *commands: Sequence[str]) -> str:
-    """What `commands` (script, arguments) print under `accelerate launch` with so many processes, on the CPU."""
+def launch(num_processes: int, *commands: Sequence[str], config_file: Path | None = None) -> str:
+    """What `commands` (script, arguments) print under `accelerate launch` with so many processes, on the CPU;
+    `config_file`: accelerate's, for the rest."""
     # With --cpu, and without MPI, accelerate starts a single process whatever --num_processes says.
     command = [
         sys.executable,
         "-m",
         "accelerate.commands.launch",
-        "--multi_gpu",
+        *(["--multi_gpu"] if config_file is None else ["--config_file", str(config_file)]),
         "--num_processes",
         str(num_processes),
         "--num_machines",
@@ -79,9 +80,9 @@ def launch(num_processes: int, *commands: Sequence[str]) -> str:
     return done.stdout
 
 
-def forked(num_processes: int, *commands: Sequence[str]) -> str:
+def forked(num_processes: int, *commands: Sequence[str], **variables: str) -> str:
     """What `commands` (script, arguments) print in so many processes that find each other as those of `accelerate
-    launch` and `torchrun` do, on the CPU."""
+    launch` and `torchrun` do, on the CPU; `variables`: of their environment."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -90,7 +91,7 @@ def forked(num_processes: int, *commands: Sequence[str]) -> str:
     with tempfile.TemporaryDirectory() as folder:
         ranks, outputs = [], []
         for rank in range(num_processes):
-            environment = {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            environment = {**os.environ, **shared, **variables, "RANK": str(rank), "LOCAL_RANK": str(rank)}
             outputs.append(Path(folder, str(rank)))
             ranks.append(SERVER.Process(target=_run_rank, args=(environment, str(outputs[-1]), commands)))
             ranks[-1].start()

@@ -29,6 +29,7 @@ from textvae.model.backbone import output_layer
 from textvae.model.noise import KeyedNoise
 from textvae.text_vae import HierarchicalTextVAE
 from textvae.training.checkpoint import Checkpoints
+from textvae.training.distributed import accumulating, check_sharding, distribute, gathered, whole, whole_state
 from textvae.training.objective import Objective, elbo_terms
 from textvae.training.output import RunOutput
 from textvae.training.progress import Gradients, Progress
@@ -71,12 +72,15 @@ def train(config: Config) -> Path:
                 plain.decoder.topic_head.start_from(output_layer(plain.decoder.backbone).weight)
     freeze_unused(plain, config.objective)
     plain.set_chunk_tokens(config.data.micro_batch_tokens)
-    optimizer = torch.optim.AdamW(parameter_groups(plain, settings), fused=True)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(settings, step))
-    model, optimizer = accelerator.prepare(plain, optimizer)
+    plain.to(accelerator.device)
     is_fresh = not resumes and settings.start_from is None
     if is_fresh and plain.level_names and config.model.encoder.linear:
         start_linear(plain, training.documents, config.data.micro_batch_tokens, accelerator)
+    layout = plain.layout  # asks what the decoder can do, while its weights are whole
+    model = distribute(plain, accelerator)
+    optimizer = torch.optim.AdamW(parameter_groups(plain, settings), fused=True)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(settings, step))
+    optimizer = accelerator.prepare_optimizer(optimizer)
     objective = Objective(config.objective, plain.level_names, settings.steps)
     progress = Progress(settings, accelerator, output)
     checkpoints = Checkpoints(
@@ -96,7 +100,7 @@ def train(config: Config) -> Path:
     data = TrainingSteps(
         training.read,
         BatchPlan(training.token_counts, config.data.batch_tokens, settings.seed),
-        plain.layout,
+        layout,
         steps=settings.steps,
         micro_batch_tokens=config.data.micro_batch_tokens,
         process=accelerator.process_index,
@@ -123,8 +127,10 @@ def train(config: Config) -> Path:
                     accelerator,
                     config.objective.likelihood,
                 )
-                if progress.validated(step + 1, scores) and accelerator.is_main_process:
-                    output.save_model(plain)
+                if progress.validated(step + 1, scores):
+                    weights_now = whole_state(plain.state_dict(keep_vars=True), accelerator.is_main_process)
+                    if accelerator.is_main_process:
+                        output.save_model(plain, weights_now)
             stopped = stop.agreed()
             if (step + 1) % settings.save_every == 0 or is_last or stopped:
                 progress.flush()
@@ -136,6 +142,7 @@ def train(config: Config) -> Path:
 
 
 def _accelerator(settings: TrainConfig) -> Accelerator:
+    check_sharding()
     device = choose_device()
     precision = settings.mixed_precision
     if precision == "auto":
@@ -186,12 +193,14 @@ def optimise(
     scale = part.weight * accelerator.num_processes / part.global_tokens
     for number, batch in enumerate(part.batches):
         is_last = number == len(part.batches) - 1
-        with nullcontext() if is_last else accelerator.no_sync(model):
+        with nullcontext() if is_last else accumulating(model, accelerator):
             batch = batch.to(accelerator.device)
-            terms = objective.terms(model(batch, noise, **objective.asks), batch)
+            with accelerator.autocast():
+                output = model(batch, noise, **objective.asks)
+            terms = objective.terms(output, batch)
             accelerator.backward(objective.loss(terms, weights) * scale)
         totals.add(batch, terms, part.weight)
-    norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_gradient_norm)
+    norm = whole(accelerator.clip_grad_norm_(model.parameters(), settings.max_gradient_norm))
     # Clipping has also undone the loss scaling of fp16; its own factor is taken back.
     clipped = (norm / settings.max_gradient_norm).clamp(min=1)
     ratios = {part: ratio * clipped for part, ratio in gradient_ratios(plain).items()} if measured else {}
@@ -221,10 +230,11 @@ def validate(
     model.eval()
     totals = Totals(model)
     documents = split.documents.select(spread(limit, len(split)))
-    for group in walk(documents, model.layout, model.device, batch_tokens=batch_tokens, process=accelerator):
-        with accelerator.autocast():
-            output = model(group.batch, VALIDATION_NOISE, likelihood=likelihood)
-        totals.add(group.batch, elbo_terms(output, group.batch))
+    with gathered(model):
+        for group in walk(documents, model.layout, model.device, batch_tokens=batch_tokens, process=accelerator):
+            with accelerator.autocast():
+                output = model(group.batch, VALIDATION_NOISE, likelihood=likelihood)
+            totals.add(group.batch, elbo_terms(output, group.batch))
     return totals.reduce(accelerator)
 
 
@@ -237,7 +247,7 @@ def gradient_ratios(model: HierarchicalTextVAE) -> dict[str, Tensor]:
             level = next((level for level in model.level_names if f".{level}." in name), name.split(".")[0])
             parts.setdefault(level, []).append(parameter)
     return {
-        part: get_total_norm([p.grad for p in members if p.grad is not None]) / get_total_norm(members)
+        part: whole(get_total_norm([p.grad for p in members if p.grad is not None])) / whole(get_total_norm(members))
         for part, members in parts.items()
     }
 

@@ -1,0 +1,217 @@
+"""Training in two processes, with a copy of the model each (DDP) or sharing it (FSDP2), is training in one."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from run_scripts import ROOT, forked, launch
+from safetensors.torch import load_file
+from training_runs import Settings, assert_close_records, configured, final_weights
+
+from textvae.build import build_model
+from textvae.config import Config, LoraConfig, ModelConfig, to_dict
+from textvae.data.dataset import load_prepared
+from textvae.data.loader import TrainingSteps, evaluation_groups
+from textvae.data.plan import BatchPlan
+from textvae.runs import RunFolder, load_run
+from textvae.training.distributed import check_sharding
+from textvae.training.loop import train
+
+LEVELS = ("document", "paragraph", "sentence")
+ACCELERATE = {path.stem: path for path in sorted((ROOT / "configs" / "accelerate").glob("*.yaml"))}
+ASKED = yaml.safe_load(ACCELERATE["fsdp2"].read_text(encoding="utf-8"))["fsdp_config"]
+FSDP2 = {"ACCELERATE_USE_FSDP": "true", **{key.upper(): str(value).lower() for key, value in ASKED.items()}}
+"""What `accelerate launch` makes of configs/accelerate/fsdp2.yaml."""
+KINDS = {"ddp": {}, "fsdp2": FSDP2}
+CLOSE = 1e-5
+MICRO = 120
+"""Tokens: some steps then have more micro-batches in one process than in the other."""
+
+
+def written(config: Config, output: Path) -> list[str]:
+    """The command that trains as `config` says, into `output`."""
+    path = output.with_suffix(".yaml")
+    there = replace(config, train=replace(config.train, output=str(output)))
+    path.write_text(yaml.safe_dump(to_dict(there)), encoding="utf-8")
+    return ["train.py", "--config", str(path)]
+
+
+def assert_same_training(one: Path, two: Path) -> None:
+    """All that was logged, the last weights and the best model."""
+    assert_close_records(one, two, CLOSE)
+    for ours, theirs in (
+        (final_weights(one), final_weights(two)),
+        (load_file(one / "model.safetensors"), load_file(two / "model.safetensors")),
+    ):
+        assert ours.keys() == theirs.keys()
+        for name, values in ours.items():
+            # It moves all scores of a softmax alike: its gradient is rounding, which Adam makes a step of.
+            if not name.endswith(".score.bias"):
+                torch.testing.assert_close(
+                    theirs[name], values, atol=CLOSE, rtol=CLOSE, msg=lambda text, n=name: f"{n}: {text}"
+                )
+    assert (one / "config.json").read_bytes() == (two / "config.json").read_bytes()
+
+
+@pytest.mark.parametrize("name", ACCELERATE)
+def test_accelerate_takes_every_file(name: str) -> None:
+    """Every key is one that it knows, and the command at the head of the file is what it is for."""
+    head, command, *_ = ACCELERATE[name].read_text(encoding="utf-8").splitlines()
+    assert head.startswith("# ")
+    assert command.startswith(f"# accelerate launch --config_file configs/accelerate/{name}.yaml ")
+    stored = load_config_from_file(str(ACCELERATE[name]))
+    parser = launch_command_parser()
+    known = vars(parser.parse_args(["train.py"]))
+    assert stored.fsdp_config.keys() <= known.keys()
+    words = command.removeprefix("# accelerate launch ").replace("configs/accelerate", str(ACCELERATE[name].parent))
+    arguments, _, _ = _validate_launch_command(parser.parse_args(words.split()))
+    assert arguments.use_fsdp == (name == "fsdp2")
+    assert arguments.multi_gpu == (name in ("eight-gpus", "nodes"))
+    assert (arguments.num_processes, arguments.num_machines) == (stored.num_processes, stored.num_machines)
+    assert arguments.training_script == "train.py"
+
+
+def test_a_key_that_accelerate_does_not_know_is_noticed(tmp_path: Path) -> None:
+    file = tmp_path / "other.yaml"
+    file.write_text(ACCELERATE["cpu"].read_text(encoding="utf-8") + "num_gpus: 8\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="num_gpus"):
+        load_config_from_file(str(file))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"FSDP_VERSION": "1", "FSDP_RESHARD_AFTER_FORWARD": "FULL_SHARD"}, "fsdp_version must be 2"),
+        ({"FSDP_RESHARD_AFTER_FORWARD": "true"}, "fsdp_reshard_after_forward must be false"),
+        ({"FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}, "fsdp_auto_wrap_policy must be NO_WRAP"),
+        ({"FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params must be false"),
+        ({"FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}, "fsdp_cpu_ram_efficient_loading must be false"),
+        ({"FSDP_ACTIVATION_CHECKPOINTING": "true"}, r"set model.decoder.gradient_checkpointing"),
+    ],
+)
+def test_what_fsdp_cannot_do_here_is_said(
+    monkeypatch: pytest.MonkeyPatch, changes: Mapping[str, str], said: str
+) -> None:
+    for key, value in (FSDP2 | dict(changes)).items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(ValueError, match=f"accelerate's configuration: .*{said}.*configs/accelerate/fsdp2.yaml"):
+        check_sharding()
+
+
+def test_processes_run_different_numbers_of_micro_batches(prepared: Path, settings: Settings) -> None:
+    """In the configurations that the tests below train: where gradients met at every micro-batch, or at every chunk,
+    one process would wait for ever."""
+    split, validation = load_prepared(prepared, "train"), load_prepared(prepared, "validation")
+    model = build_model(settings(*LEVELS), split.processor)
+    model.set_chunk_tokens(MICRO)
+    plan = BatchPlan(split.token_counts, 400, seed=0)
+    counts = []
+    for process in range(2):
+        steps = TrainingSteps(
+            split.read, plan, model.layout, steps=20, micro_batch_tokens=MICRO, process=process, num_processes=2
+        )
+        counts.append([[len(batch.decoder_chunks) for batch in steps[step].batches] for step in range(20)])
+    assert any(len(one) != len(other) for one, other in zip(*counts, strict=True))
+    assert any(sum(one) != sum(other) for one, other in zip(*counts, strict=True))
+    groups = [
+        evaluation_groups(validation.token_counts, MICRO, process=process, num_processes=2) for process in range(2)
+    ]
+    assert len(groups[0]) != len(groups[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("options", "objective"),
+    [
+        ({"steps": 20}, {}),
+        ({"batch_tokens": 40, "validation_documents": 1}, {"bag_of_words": 0.5}),
+        ({}, {"likelihood": "bag_of_words"}),
+    ],
+    ids=["twenty", "small", "bag"],
+)
+def test_two_processes_are_one(
+    prepared: Path,
+    settings: Settings,
+    tmp_path: Path,
+    kind: str,
+    options: Mapping[str, Any],
+    objective: dict[str, Any],
+) -> None:
+    """Also where a global batch has a document, or the validation a group, for one process only."""
+    model = settings(*LEVELS, logit_rank=8 if objective else 0)
+    options = {"steps": 6, "micro_batch_tokens": MICRO, **options}
+    config = configured(prepared, tmp_path / "one", model, objective=objective, **options)
+    forked(2, written(config, tmp_path / "two"), **KINDS[kind])
+    assert_same_training(train(config), tmp_path / "two")
+
+
+@pytest.mark.slow
+def test_the_file_for_fsdp2_is_what_is_tested(prepared: Path, settings: Settings, tmp_path: Path) -> None:
+    """Started as its head says, in as many processes as there are processors for; accumulated micro-batches are one
+    batch."""
+    config = configured(prepared, tmp_path / "one", settings(*LEVELS), steps=5, micro_batch_tokens=10_000)
+    small = replace(config, data=replace(config.data, micro_batch_tokens=60))
+    launch(2, written(small, tmp_path / "two"), config_file=ACCELERATE["fsdp2"])
+    assert_same_training(train(config), tmp_path / "two")
+
+
+def variants(settings: Settings, pretrained: Path) -> dict[str, ModelConfig]:
+    """What FSDP2 must take: a trained encoder, adapters beside a frozen decoder, part of a decoder, no levels."""
+    whole = settings(*LEVELS, model_type="llama")
+    encoder = replace(whole.encoder, trainable=True)
+    return {
+        "encoder trained": replace(whole, encoder=encoder),
+        "adapters": settings(*LEVELS, name=str(pretrained), lora=LoraConfig(rank=4), trainable=False),
+        "last block": settings(*LEVELS, name=str(pretrained), trainable="last 1"),
+        "language model": settings(model_type="llama", context="document"),
+    }
+
+
+@pytest.fixture(scope="module")
+def pretrained(settings: Settings, prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A decoder of two blocks, its output layer tied to its embeddings."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    torch.manual_seed(0)
+    deep = settings(model_type="llama", architecture={"num_hidden_layers": 2})
+    build_model(deep, load_prepared(prepared, "train").processor).decoder.backbone.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["encoder trained", "adapters", "last block", "language model"])
+def test_sharded_training_takes_every_model(
+    prepared: Path, settings: Settings, tmp_path: Path, pretrained: Path, name: str
+) -> None:
+    """What is frozen stays as it is, and what is tied stays tied, in the run's model, too."""
+    model = variants(settings, pretrained)[name]
+    config = configured(prepared, tmp_path / "one", model, steps=5, micro_batch_tokens=MICRO)
+    forked(2, written(config, tmp_path / "two"), **FSDP2)
+    assert_same_training(train(config), tmp_path / "two")
+    torch.manual_seed(config.train.seed)
+    start = build_model(model, load_prepared(prepared, "train").processor)
+    trained = load_run(tmp_path / "two")
+    backbone = trained.decoder.backbone
+    assert backbone.get_output_embeddings().weight is backbone.get_input_embeddings().weight
+    after = trained.state_dict()
+    for key, parameter in start.named_parameters():
+        assert torch.equal(after[key], parameter) == (not parameter.requires_grad), key
+
+
+@pytest.mark.slow
+def test_a_sharded_run_goes_on_in_one_process(prepared: Path, settings: Settings, tmp_path: Path) -> None:
+    """Checkpoints say nothing of how many processes shared what is in them."""
+    config = configured(prepared, tmp_path / "one", settings(*LEVELS), steps=6, save_every=3)
+    command = written(config, tmp_path / "two")
+    forked(2, command, **FSDP2)
+    folder = RunFolder(tmp_path / "two")
+    assert folder.steps() == [3, 6]
+    (folder.checkpoints / "latest").write_text("step-000003\n", encoding="utf-8")
+    forked(1, [*command, "train.resume=true"])
+    assert_same_training(train(config), tmp_path / "two")
