@@ -17,8 +17,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parent.parent
+ACCELERATE = {path.stem: path for path in sorted((ROOT / "configs" / "accelerate").glob("*.yaml"))}
+_asked = yaml.safe_load(ACCELERATE["fsdp2"].read_text(encoding="utf-8"))["fsdp_config"]
+FSDP2 = {"ACCELERATE_USE_FSDP": "true", **{key.upper(): str(value).lower() for key, value in _asked.items()}}
+"""What `accelerate launch` makes of configs/accelerate/fsdp2.yaml."""
+KINDS: dict[str, dict[str, str]] = {"ddp": {}, "fsdp2": FSDP2}
+"""How processes may share a model: the variables that say so."""
 SECONDS = 240
 """After which processes are thought to wait for each other for ever."""
 SERVER = multiprocessing.get_context("forkserver")
