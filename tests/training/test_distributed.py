@@ -27,6 +27,34 @@ from textvae.training.loop import train
 
 LEVELS = ("document", "paragraph", "sentence")
 CLOSE = 1e-5
+SHARE = """
+import json
+import torch
+from accelerate import Accelerator
+from torch.distributed.tensor import DTensor
+from textvae.training.distributed import distribute, gathered, how_shared, whole_state
+
+def sizes():
+    return [(p.to_local() if isinstance(p, DTensor) else p).numel() for p in model.parameters()]
+
+accelerator = Accelerator(cpu=True)
+layers = torch.nn.Linear(4, 6, bias=False), torch.nn.Linear(5, 2, bias=False).requires_grad_(False)
+model = distribute(torch.nn.Sequential(*layers), accelerator)
+optimizer = torch.optim.AdamW([model[0].weight], fused=True)
+model[0].weight.grad = torch.ones_like(model[0].weight)
+optimizer.step()
+with gathered(model):
+    everything = sizes()
+state = whole_state(model.state_dict(keep_vars=True), accelerator.is_main_process)
+print(json.dumps({
+    "how": how_shared(model, accelerator),
+    "weights": sizes(),
+    "gathered": everything,
+    "moments": optimizer.state[model[0].weight]["exp_avg"].to_local().numel(),
+    "written": [value.numel() for value in state.values()] if accelerator.is_main_process else None,
+    "main": accelerator.is_main_process,
+}))
+"""
 MICRO = 120
 """Tokens: some steps then have more micro-batches in one process than in the other."""
 
@@ -132,6 +160,25 @@ def test_processes_run_different_numbers_of_micro_batches(prepared: Path, settin
     assert len(groups[0]) != len(groups[1])
 
 
+def test_processes_hold_a_part_each_of_what_is_trained(tmp_path: Path) -> None:
+    """Of the weights, and of the optimiser's state; all of what is frozen, and of all between two steps' passes."""
+    script = tmp_path / "share.py"
+    script.write_text(SHARE, encoding="utf-8")
+    printed = forked(2, [str(script)], **FSDP2)
+    found = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+    assert len(found) == 2
+    for sizes in found:
+        assert sizes == {
+            "how": "2 processes (FSDP2)",
+            "weights": [12, 10],
+            "gathered": [24, 10],
+            "moments": 12,
+            "written": [24, 10] if sizes["main"] else None,
+            "main": sizes["main"],
+        }
+    assert [sizes["main"] for sizes in found] == [True, False]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
@@ -155,7 +202,8 @@ def test_two_processes_are_one(
     model = settings(*LEVELS, logit_rank=8 if objective else 0)
     options = {"steps": 6, "micro_batch_tokens": MICRO, **options}
     config = configured(prepared, tmp_path / "one", model, objective=objective, **options)
-    forked(2, written(config, tmp_path / "two"), **KINDS[kind])
+    printed = forked(2, written(config, tmp_path / "two"), **KINDS[kind])
+    assert f"2 processes ({kind.upper()})" in printed
     assert_same_training(train(config), tmp_path / "two")
 
 
@@ -165,7 +213,8 @@ def test_the_file_for_fsdp2_is_what_is_tested(prepared: Path, settings: Settings
     batch."""
     config = configured(prepared, tmp_path / "one", settings(*LEVELS), steps=5, micro_batch_tokens=10_000)
     small = replace(config, data=replace(config.data, micro_batch_tokens=60))
-    launch(2, written(small, tmp_path / "two"), config_file=ACCELERATE["fsdp2"])
+    printed = launch(2, written(small, tmp_path / "two"), config_file=ACCELERATE["fsdp2"])
+    assert "2 processes (FSDP2)" in printed
     assert_same_training(train(config), tmp_path / "two")
 
 

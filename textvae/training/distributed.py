@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import FullyShardedDataParallelPlugin, parse_flag_from_env
+from accelerate.utils import FullyShardedDataParallelPlugin, is_torch_version, parse_flag_from_env
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -26,6 +26,9 @@ def check_sharding() -> None:
     if not parse_flag_from_env("ACCELERATE_USE_FSDP"):
         return
     asked = FullyShardedDataParallelPlugin()
+    if not is_torch_version(">=", "2.13"):
+        # Older ones may find no tensors in a dataclass that a model returns, and reduce no gradients.
+        raise ValueError(f"FSDP2 needs torch 2.13 or newer, this is {torch.__version__}; update it, or train with DDP")
     refused = {
         "fsdp_version must be 2": asked.fsdp_version != 2,
         "fsdp_reshard_after_forward must be false: weights are gathered once a step": asked.reshard_after_forward,
@@ -41,6 +44,13 @@ def check_sharding() -> None:
     for remedy, is_asked in refused.items():
         if is_asked:
             raise ValueError(f"accelerate's configuration: {remedy}; configs/accelerate/fsdp2.yaml has it right")
+
+
+def how_shared(model: nn.Module, accelerator: Accelerator) -> str:
+    """In words for a person, such as `2 processes (FSDP2)`."""
+    if accelerator.num_processes == 1:
+        return "one process"
+    return f"{accelerator.num_processes} processes ({'FSDP2' if isinstance(model, FSDPModule) else 'DDP'})"
 
 
 def distribute(model: nn.Module, accelerator: Accelerator) -> nn.Module:
