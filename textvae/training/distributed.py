@@ -8,6 +8,7 @@ micro-batches, and of chunks in them. Frozen weights are whole in every process,
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -58,6 +59,8 @@ def distribute(model: nn.Module, accelerator: Accelerator) -> nn.Module:
     the optimiser is made later."""
     if not (parse_flag_from_env("ACCELERATE_USE_FSDP") and torch.distributed.is_initialized()):
         return accelerator.prepare_model(model)
+    # Views among what the model returns would be a danger if anything were changed in place.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
     fully_shard(
         model,
         mesh=init_device_mesh(accelerator.device.type, (accelerator.num_processes,)),
