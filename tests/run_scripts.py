@@ -103,13 +103,15 @@ def forked(num_processes: int, *commands: Sequence[str], **variables: str) -> st
             ranks.append(SERVER.Process(target=_run_rank, args=(environment, str(outputs[-1]), commands)))
             ranks[-1].start()
         deadline = time.monotonic() + SECONDS
-        while any(rank.is_alive() for rank in ranks) and not any(rank.exitcode for rank in ranks):
-            assert time.monotonic() < deadline, "the processes do not end"
-            time.sleep(0.05)
-        statuses = [rank.exitcode for rank in ranks]
-        for rank in ranks:
-            rank.kill()
-            rank.join()
+        try:
+            while any(rank.is_alive() for rank in ranks) and not any(rank.exitcode for rank in ranks):
+                assert time.monotonic() < deadline, "the processes do not end"
+                time.sleep(0.05)
+            statuses = [rank.exitcode for rank in ranks]
+        finally:
+            for rank in ranks:
+                rank.kill()
+                rank.join()
         printed = "".join(output.read_text(encoding="utf-8") for output in outputs)
     assert statuses == [0] * num_processes, printed[-3000:]
     return printed
