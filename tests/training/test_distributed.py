@@ -55,6 +55,23 @@ print(json.dumps({
     "main": accelerator.is_main_process,
 }))
 """
+UNEVEN = """
+import sys
+from contextlib import nullcontext
+from datetime import timedelta
+import torch
+from accelerate import Accelerator, InitProcessGroupKwargs
+from textvae.training.distributed import accumulating, distribute, whole
+
+accelerator = Accelerator(cpu=True, kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=10))])
+model = distribute(torch.nn.Linear(2, 1, bias=False), accelerator)
+count = 1 + 2 * accelerator.process_index
+for number in range(count):
+    meet = number == count - 1 or "every time" in sys.argv
+    with nullcontext() if meet else accumulating(model, accelerator):
+        model(torch.ones(1, 2)).sum().backward()
+print([whole(parameter.grad).tolist() for parameter in model.parameters()][0])
+"""
 MICRO = 120
 """Tokens: some steps then have more micro-batches in one process than in the other."""
 
@@ -92,6 +109,9 @@ def assert_same_training(one: Path, two: Path) -> None:
             # Where a gradient happens to vanish Adam makes a step of its rounding, too.
             assert far.sum() <= a.numel() // 1000, f"{name}: {a[far]} {b[far]}"
     assert (one / "config.json").read_bytes() == (two / "config.json").read_bytes()
+    # Tied weights are written once.
+    sizes = {next(RunFolder(run).checkpoints.glob("*/model.safetensors")).stat().st_size for run in (one, two)}
+    assert len(sizes) == 1
 
 
 @pytest.mark.parametrize("name", ACCELERATE)
@@ -177,6 +197,17 @@ def test_processes_hold_a_part_each_of_what_is_trained(tmp_path: Path) -> None:
             "main": sizes["main"],
         }
     assert [sizes["main"] for sizes in found] == [True, False]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_meet_once_however_many_micro_batches_there_are(tmp_path: Path, kind: str) -> None:
+    """One in the first process, three in the second; where they meet every time, the processes do not come to an
+    end."""
+    script = tmp_path / "uneven.py"
+    script.write_text(UNEVEN, encoding="utf-8")
+    assert forked(2, [str(script)], **KINDS[kind]).splitlines() == ["[[2.0, 2.0]]"] * 2
+    with pytest.raises(AssertionError, match=r"gloo|the processes do not end"):
+        forked(2, [str(script), "every time"], **KINDS[kind])
 
 
 @pytest.mark.slow
