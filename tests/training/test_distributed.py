@@ -199,6 +199,7 @@ def test_processes_hold_a_part_each_of_what_is_trained(tmp_path: Path) -> None:
     assert [sizes["main"] for sizes in found] == [True, False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_meet_once_however_many_micro_batches_there_are(tmp_path: Path, kind: str) -> None:
     """One in the first process, three in the second; where they meet every time, the processes do not come to an
