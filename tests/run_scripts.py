@@ -17,8 +17,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parent.parent
+ACCELERATE = {path.stem: path for path in sorted((ROOT / "configs" / "accelerate").glob("*.yaml"))}
+_asked = yaml.safe_load(ACCELERATE["fsdp2"].read_text(encoding="utf-8"))["fsdp_config"]
+FSDP2 = {"ACCELERATE_USE_FSDP": "true", **{key.upper(): str(value).lower() for key, value in _asked.items()}}
+"""What `accelerate launch` makes of configs/accelerate/fsdp2.yaml."""
+KINDS: dict[str, dict[str, str]] = {"ddp": {}, "fsdp2": FSDP2}
+"""How processes may share a model: the variables that say so."""
 SECONDS = 240
 """After which processes are thought to wait for each other for ever."""
 SERVER = multiprocessing.get_context("forkserver")
@@ -49,14 +56,15 @@ def refusal(capture: pytest.CaptureFixture[str], out: Path, script: str, *argume
     return capture.readouterr().err.splitlines()[-1]
 
 
-def launch(num_processes: int, *commands: Sequence[str]) -> str:
-    """What `commands` (script, arguments) print under `accelerate launch` with so many processes, on the CPU."""
+def launch(num_processes: int, *commands: Sequence[str], config_file: Path | None = None) -> str:
+    """What `commands` (script, arguments) print under `accelerate launch` with so many processes, on the CPU;
+    `config_file`: accelerate's, for the rest."""
     # With --cpu, and without MPI, accelerate starts a single process whatever --num_processes says.
     command = [
         sys.executable,
         "-m",
         "accelerate.commands.launch",
-        "--multi_gpu",
+        *(["--multi_gpu"] if config_file is None else ["--config_file", str(config_file)]),
         "--num_processes",
         str(num_processes),
         "--num_machines",
@@ -79,9 +87,9 @@ def launch(num_processes: int, *commands: Sequence[str]) -> str:
     return done.stdout
 
 
-def forked(num_processes: int, *commands: Sequence[str]) -> str:
+def forked(num_processes: int, *commands: Sequence[str], **variables: str) -> str:
     """What `commands` (script, arguments) print in so many processes that find each other as those of `accelerate
-    launch` and `torchrun` do, on the CPU."""
+    launch` and `torchrun` do, on the CPU; `variables`: of their environment."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -90,18 +98,20 @@ def forked(num_processes: int, *commands: Sequence[str]) -> str:
     with tempfile.TemporaryDirectory() as folder:
         ranks, outputs = [], []
         for rank in range(num_processes):
-            environment = {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            environment = {**os.environ, **shared, **variables, "RANK": str(rank), "LOCAL_RANK": str(rank)}
             outputs.append(Path(folder, str(rank)))
             ranks.append(SERVER.Process(target=_run_rank, args=(environment, str(outputs[-1]), commands)))
             ranks[-1].start()
         deadline = time.monotonic() + SECONDS
-        while any(rank.is_alive() for rank in ranks) and not any(rank.exitcode for rank in ranks):
-            assert time.monotonic() < deadline, "the processes do not end"
-            time.sleep(0.05)
-        statuses = [rank.exitcode for rank in ranks]
-        for rank in ranks:
-            rank.kill()
-            rank.join()
+        try:
+            while any(rank.is_alive() for rank in ranks) and not any(rank.exitcode for rank in ranks):
+                assert time.monotonic() < deadline, "the processes do not end"
+                time.sleep(0.05)
+            statuses = [rank.exitcode for rank in ranks]
+        finally:
+            for rank in ranks:
+                rank.kill()
+                rank.join()
         printed = "".join(output.read_text(encoding="utf-8") for output in outputs)
     assert statuses == [0] * num_processes, printed[-3000:]
     return printed

@@ -34,9 +34,9 @@ def references(model: DocumentVAE) -> dict[str, dict[str, str]]:
     return found
 
 
-def without_frozen(model: DocumentVAE) -> dict[str, Tensor]:
-    """The state dict of `model` less what `references` names."""
-    state = model.state_dict()
+def without_frozen(model: DocumentVAE, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`state`, the state dict of `model`, less what `references` names."""
+    state = dict(state)
     for part, backbone, _ in _left_out(model, model.config.model_config):
         frozen = frozen_weights(backbone)
         for name in backbone.state_dict():

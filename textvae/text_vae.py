@@ -140,7 +140,9 @@ class HierarchicalTextVAE(DocumentVAE):
         wants_push = kwargs.pop("push_to_hub", False)
         of_push = {key: kwargs.pop(key) for key in PUSH_ARGUMENTS if key in kwargs}
         self.config.references = references(self)
-        super().save_pretrained(save_directory, *args, **{"state_dict": without_frozen(self), **kwargs})
+        given = kwargs.get("state_dict")
+        weights = without_frozen(self, self.state_dict() if given is None else given)
+        super().save_pretrained(save_directory, *args, **{**kwargs, "state_dict": weights})
         self.processor.save_pretrained(save_directory)
         write_text(Path(save_directory) / CHECKSUMS_FILE, json.dumps(_described(Path(save_directory)), indent=2) + "\n")
         if wants_push:

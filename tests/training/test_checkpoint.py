@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from run_scripts import forked
+from run_scripts import KINDS, forked
 from safetensors.torch import save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_runs import Settings, assert_same_run, configured, records
@@ -340,7 +340,8 @@ def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_resume_as_two(prepared: Path, settings: Settings, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_resume_as_two(prepared: Path, settings: Settings, tmp_path: Path, kind: str) -> None:
     """Each with its own random generators, the run bit for bit as the uninterrupted one."""
     model = settings("document", "sentence", architecture={"resid_pdrop": 0.1})
     paths = []
@@ -349,10 +350,10 @@ def test_two_processes_resume_as_two(prepared: Path, settings: Settings, tmp_pat
         paths.append(tmp_path / f"{name}.yaml")
         paths[-1].write_text(yaml.safe_dump(to_dict(config)), encoding="utf-8")
     for path in paths:
-        forked(2, ["train.py", "--config", str(path)])
+        forked(2, ["train.py", "--config", str(path)], **KINDS[kind])
     folder = RunFolder(tmp_path / "broken")
     assert len(list(folder.step_folder(6).glob("process-*"))) == 2
     shutil.rmtree(folder.step_folder(7))
-    forked(2, ["train.py", "--config", str(paths[1]), "train.resume=true"])
+    forked(2, ["train.py", "--config", str(paths[1]), "train.resume=true"], **KINDS[kind])
     assert_same_run(tmp_path / "broken", tmp_path / "whole")
     assert Counter(record["step"] for record in records(tmp_path / "broken")) == Counter(range(1, 8))

@@ -7,9 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from accelerate import Accelerator
-from run_scripts import forked
 from training_runs import (
     Settings,
     assert_close_records,
@@ -20,7 +18,7 @@ from training_runs import (
 )
 
 from textvae.build import build_model
-from textvae.config import RatePolicy, TrainConfig, to_dict
+from textvae.config import RatePolicy, TrainConfig
 from textvae.config_file import load_config
 from textvae.data.dataset import load_prepared
 from textvae.model.backbone import output_layer
@@ -130,35 +128,6 @@ def test_accumulated_micro_batches_are_one_large_batch(
     )
     assert_close_records(large, small)
     assert_close_weights(large, small)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("batch_tokens", "objective"),
-    [(400, {}), (40, {"bag_of_words": 0.5}), (400, {"likelihood": "bag_of_words"})],
-    ids=["large", "small", "bag"],
-)
-def test_two_processes_are_one(
-    prepared: Path, settings: Settings, tmp_path: Path, batch_tokens: int, objective: dict[str, Any]
-) -> None:
-    """Also where a global batch has a document for one process only."""
-    model = settings(*LEVELS, logit_rank=8 if objective else 0)
-    config = configured(
-        prepared,
-        tmp_path / "one",
-        model,
-        batch_tokens=batch_tokens,
-        micro_batch_tokens=150,
-        steps=4,
-        objective=objective,
-    )
-    one = train(config)
-    path = tmp_path / "config.yaml"
-    two = replace(config, train=replace(config.train, output=str(tmp_path / "two")))
-    path.write_text(yaml.safe_dump(to_dict(two)), encoding="utf-8")
-    forked(2, ["train.py", "--config", str(path)])
-    assert_close_records(one, tmp_path / "two")
-    assert_close_weights(one, tmp_path / "two")
 
 
 def test_every_trained_parameter_is_in_one_group(

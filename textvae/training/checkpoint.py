@@ -27,6 +27,7 @@ from textvae.atomic import partial, remove, remove_partial, sync, write_text
 from textvae.damage import CHECKSUMS_FILE, checksums, sha256_of
 from textvae.data.fingerprint import DataFingerprint
 from textvae.runs import LATEST, RunFolder
+from textvae.training.distributed import load_optimizer, load_weights, whole_state
 from textvae.training.state_file import read_state, write_state
 
 
@@ -71,9 +72,10 @@ class Checkpoints:
             aside.mkdir()
         accelerator.wait_for_everyone()
         write_state(aside / _process_file(accelerator.process_index), _random_state(accelerator.device))
+        states = {name: member.state_dict() for name, member in self.members.items()}
+        weights, states = whole_state((self.model.state_dict(keep_vars=True), states), accelerator.is_main_process)
         if accelerator.is_main_process:
-            write_state(aside / "model.safetensors", self.model.state_dict())
-            states = {name: member.state_dict() for name, member in self.members.items()}
+            write_state(aside / "model.safetensors", weights)
             facts = {"step": step, "processes": accelerator.num_processes, "data": self.data}
             write_state(aside / "training.safetensors", {**facts, "states": states})
         accelerator.wait_for_everyone()
@@ -99,11 +101,14 @@ class Checkpoints:
         stored = _read(path / "training.safetensors")
         self._check_data(stored["data"])
         try:
-            self.model.load_state_dict(_read(path / "model.safetensors"))
+            load_weights(self.model, _read(path / "model.safetensors"))
         except RuntimeError as error:
             raise ValueError(f"{path} holds another model's weights: {' '.join(str(error).split())}") from None
         for name, member in self.members.items():
-            member.load_state_dict(stored["states"][name])
+            if isinstance(member, torch.optim.Optimizer):
+                load_optimizer(member, stored["states"][name])
+            else:
+                member.load_state_dict(stored["states"][name])
         processes = stored["processes"]
         if processes == self.accelerator.num_processes:
             _set_random_state(_read(path / _process_file(self.accelerator.process_index)), self.accelerator.device)

@@ -6,7 +6,7 @@ Shapes: L latent levels, Z_l latent size.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from textvae.devices import best_precision, choose_device
 from textvae.model.noise import KeyedNoise
 from textvae.text_vae import HierarchicalTextVAE
 from textvae.training.checkpoint import Checkpoints
+from textvae.training.distributed import accumulating, check_sharding, distribute, gathered, whole, whole_state
 from textvae.training.objective import Objective, elbo_terms
 from textvae.training.output import RunOutput
 from textvae.training.parameters import freeze_unused, gradient_ratios, parameter_groups
@@ -61,9 +62,11 @@ def train(config: Config) -> Path:
         start(plain, training, config, accelerator)
     freeze_unused(plain, config.objective)
     plain.set_chunk_tokens(config.data.micro_batch_tokens)
+    data = _steps(config, training, plain, accelerator)  # asks what the decoder can do, while its weights are whole
+    model = distribute(plain, accelerator)
     optimizer = torch.optim.AdamW(parameter_groups(plain, settings), fused=True)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(settings, step))
-    model, optimizer = accelerator.prepare(plain, optimizer)
+    optimizer = accelerator.prepare_optimizer(optimizer)
     objective = Objective(config.objective, plain.level_names, settings.steps)
     progress = Progress(settings, accelerator, output)
     checkpoints = Checkpoints(
@@ -81,7 +84,7 @@ def train(config: Config) -> Path:
     accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": first + 1} if resumes else {}})
     progress.begin(first, plain, len(training.token_counts))
     with StopRequest(accelerator) as stop:
-        for step, part in enumerate(_batches(config, training, plain, accelerator, first), start=first):
+        for step, part in enumerate(training_loader(data, first, config.data.num_workers), start=first):
             weights = objective.weights(step)
             measured = progress.is_due(step + 1)
             sums, gradients = optimise(
@@ -93,8 +96,10 @@ def train(config: Config) -> Path:
             is_last = step + 1 == settings.steps
             if (step + 1) % settings.validate_every == 0 or is_last:
                 scores = validate(plain, validation, config, accelerator)
-                if progress.validated(step + 1, scores) and accelerator.is_main_process:
-                    output.save_model(plain)
+                if progress.validated(step + 1, scores):
+                    whole_weights = whole_state(plain.state_dict(keep_vars=True), accelerator.is_main_process)
+                    if accelerator.is_main_process:
+                        output.save_model(plain, whole_weights)
             stopped = stop.agreed()
             if (step + 1) % settings.save_every == 0 or is_last or stopped:
                 progress.flush()
@@ -105,11 +110,11 @@ def train(config: Config) -> Path:
     return output.folder.path
 
 
-def _batches(
-    config: Config, training: PreparedSplit, model: HierarchicalTextVAE, accelerator: Accelerator, first: int
-) -> Iterable[StepBatches]:
-    """This process's part of every step from `first` on."""
-    data = TrainingSteps(
+def _steps(
+    config: Config, training: PreparedSplit, model: HierarchicalTextVAE, accelerator: Accelerator
+) -> TrainingSteps:
+    """This process's part of every step."""
+    return TrainingSteps(
         training.read,
         BatchPlan(training.token_counts, config.data.batch_tokens, config.train.seed),
         model.layout,
@@ -118,10 +123,10 @@ def _batches(
         process=accelerator.process_index,
         num_processes=accelerator.num_processes,
     )
-    return training_loader(data, first, config.data.num_workers)
 
 
 def _accelerator(settings: TrainConfig) -> Accelerator:
+    check_sharding()
     device = choose_device()
     precision = settings.mixed_precision
     if precision == "auto":
@@ -158,12 +163,14 @@ def optimise(
     scale = part.weight * accelerator.num_processes / part.global_tokens
     for number, batch in enumerate(part.batches):
         is_last = number == len(part.batches) - 1
-        with nullcontext() if is_last else accelerator.no_sync(model):
+        with nullcontext() if is_last else accumulating(model, accelerator):
             batch = batch.to(accelerator.device)
-            terms = objective.terms(model(batch, noise, **objective.asks), batch)
+            with accelerator.autocast():
+                output = model(batch, noise, **objective.asks)
+            terms = objective.terms(output, batch)
             accelerator.backward(objective.loss(terms, weights) * scale)
         totals.add(batch, terms, part.weight)
-    norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_gradient_norm)
+    norm = whole(accelerator.clip_grad_norm_(model.parameters(), settings.max_gradient_norm))
     # Clipping has also undone the loss scaling of fp16; its own factor is taken back.
     clipped = (norm / settings.max_gradient_norm).clamp(min=1)
     ratios = {part: ratio * clipped for part, ratio in gradient_ratios(plain).items()} if measured else {}
@@ -187,8 +194,9 @@ def validate(model: HierarchicalTextVAE, split: PreparedSplit, config: Config, a
     totals = Totals(model)
     documents = split.documents.select(spread(config.train.validation_documents, len(split)))
     batch_tokens, likelihood = config.data.micro_batch_tokens, config.objective.likelihood
-    for group in walk(documents, model.layout, model.device, batch_tokens=batch_tokens, process=accelerator):
-        with accelerator.autocast():
-            output = model(group.batch, VALIDATION_NOISE, likelihood=likelihood)
-        totals.add(group.batch, elbo_terms(output, group.batch))
+    with gathered(model):
+        for group in walk(documents, model.layout, model.device, batch_tokens=batch_tokens, process=accelerator):
+            with accelerator.autocast():
+                output = model(group.batch, VALIDATION_NOISE, likelihood=likelihood)
+            totals.add(group.batch, elbo_terms(output, group.batch))
     return totals.reduce(accelerator)

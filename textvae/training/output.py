@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+from torch import Tensor
 
 from textvae.atomic import partial, publish, remove_partial, write_text
 from textvae.config import Config, to_dict
@@ -81,12 +83,15 @@ class RunOutput:
             )
         write_text(self.folder.metrics, "".join(json.dumps(record) + "\n" for record in kept))
 
-    def save_model(self, model: HierarchicalTextVAE) -> None:
+    def save_model(self, model: HierarchicalTextVAE, weights: Mapping[str, Tensor] | None = None) -> None:
         """Replace the run's model. Of one run only the weights change, so that a kill leaves the old model or the
-        new."""
+        new.
+
+        weights: the whole state dict, where processes share the model's own.
+        """
         remove_partial(self.folder.path)
         aside, replaced = partial(self.folder.path / "model"), self.folder.path / WEIGHTS
-        model.save_pretrained(aside, max_shard_size=ONE_FILE)
+        model.save_pretrained(aside, max_shard_size=ONE_FILE, state_dict=weights)
         if replaced.exists():
             # Until they are replaced, after the checksums, those of the old weights are right, too.
             described = json.loads((aside / CHECKSUMS_FILE).read_bytes())

@@ -10,6 +10,7 @@ from torch.nn.utils import get_total_norm
 from textvae.config import ObjectiveConfig, TrainConfig
 from textvae.model.adapter import ADAPTER
 from textvae.text_vae import HierarchicalTextVAE
+from textvae.training.distributed import whole
 
 
 def freeze_unused(model: HierarchicalTextVAE, config: ObjectiveConfig) -> None:
@@ -60,6 +61,6 @@ def gradient_ratios(model: HierarchicalTextVAE) -> dict[str, Tensor]:
             level = next((level for level in model.level_names if f".{level}." in name), name.split(".")[0])
             parts.setdefault(level, []).append(parameter)
     return {
-        part: get_total_norm([p.grad for p in members if p.grad is not None]) / get_total_norm(members)
+        part: whole(get_total_norm([p.grad for p in members if p.grad is not None])) / whole(get_total_norm(members))
         for part, members in parts.items()
     }

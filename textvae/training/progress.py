@@ -15,6 +15,7 @@ from torch import Tensor
 
 from textvae.config import TrainConfig
 from textvae.model.vae import DocumentVAE
+from textvae.training.distributed import how_shared
 from textvae.training.output import RunOutput
 from textvae.training.sums import Sums
 
@@ -57,7 +58,8 @@ class Progress:
         self.accelerator.print(
             f"levels {list(model.level_names) or 'none (plain language model)'}; {trainable / 1e6:.1f} M parameters "
             f"trained, {frozen / 1e6:.1f} M frozen; {documents} documents; steps {first} to {self.settings.steps}; "
-            f"{self.accelerator.device}, mixed precision {self.accelerator.mixed_precision}"
+            f"{how_shared(model, self.accelerator)}, {self.accelerator.device}, mixed precision "
+            f"{self.accelerator.mixed_precision}"
         )
         self._since = (time.monotonic(), self.tokens_seen)
 

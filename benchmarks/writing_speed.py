@@ -2,9 +2,9 @@
 
 Weights are random, latents drawn, and every sentence runs to its longest, so that all ways write equally many tokens.
 
-    OMP_NUM_THREADS=1 python experiments/writing_speed.py --sentences 50
-    OMP_NUM_THREADS=1 python experiments/writing_speed.py --sentences 50 --decoder HuggingFaceTB/SmolLM2-135M-Instruct
-    OMP_NUM_THREADS=1 python experiments/writing_speed.py --sentences 10 --documents 1000 --small --rows 127
+    OMP_NUM_THREADS=1 python benchmarks/writing_speed.py --sentences 50
+    OMP_NUM_THREADS=1 python benchmarks/writing_speed.py --sentences 50 --decoder HuggingFaceTB/SmolLM2-135M-Instruct
+    OMP_NUM_THREADS=1 python benchmarks/writing_speed.py --sentences 10 --documents 1000 --small --rows 127
 """
 
 from __future__ import annotations

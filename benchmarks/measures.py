@@ -1,0 +1,265 @@
+"""What every part of the work takes, and what the backbone alone would take for the same rows: its floor.
+
+Each function runs in a process of its own, so that its peak of memory is its own. Tokens are the decoder's, sentence
+ends included. Seconds are those of the clock on an accelerator, of the processor on a CPU, all threads together: what
+else is running there counts less.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+
+from textvae.build import FrozenEncoder, build_model
+from textvae.config import Config
+from textvae.data.batch import DocumentBatch, EncoderChunk, TokenChunk
+from textvae.data.dataset import Documents, load_prepared
+from textvae.data.loader import Order, TrainingSteps, walk
+from textvae.data.plan import BatchPlan
+from textvae.data.prepare.pipeline import PrepareOptions, prepare
+from textvae.devices import best_precision, choose_device
+from textvae.evaluation.likelihood.perplexity import score_documents
+from textvae.model.backbone import output_logits
+from textvae.runs import RunFolder, load_run
+from textvae.search.embed import embed_corpus
+from textvae.text_vae import HierarchicalTextVAE
+from textvae.training.loop import train
+from textvae.writing.decode import write_documents
+from textvae.writing.operations import structured
+from textvae.writing.options import SamplingOptions
+from textvae.writing.plan import open_plan
+
+WARM_UP = 2
+"""Steps and chunks that are not counted."""
+PLAIN = 20
+"""Times as many documents for what is read without a model, which is faster."""
+SENTENCE = 24
+"""Tokens of a sentence that is written, at most."""
+
+
+@dataclass(frozen=True)
+class Job:
+    config: Config
+    source: str
+    limit: int
+    """Documents of the source."""
+    vocabulary_size: int
+    """Where the decoder has no name."""
+    folder: Path
+    """Of the data and the run."""
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "run"
+
+    def documents(self) -> Documents:
+        """Without the encoder's states."""
+        documents = load_prepared(self.config.data.path, "train").documents
+        return replace(documents, read=lambda row: replace(documents.read(row), features=None))
+
+
+@dataclass(frozen=True)
+class Measured:
+    tokens: int
+    seconds: float
+    peak_bytes: int
+    """Of the device's memory; on a CPU, of the process, its libraries included."""
+    padding: float | None = None
+    """Share of the places in the backbone's rows that hold no token."""
+    floor_seconds: float | None = None
+    """That the backbone alone takes for the same rows."""
+
+
+def preparation(job: Job) -> Measured:
+    """Source -> segmented, tokenised data."""
+    return _prepared(job, replace(_options(job), out=str(job.folder / "plain"), limit=PLAIN * job.limit))
+
+
+def features(job: Job) -> Measured:
+    """The same with the encoder's states of every sentence."""
+    encoder = FrozenEncoder(job.config.model.encoder.name)
+    return _prepared(job, replace(_options(job), cache_features=True), encoder)
+
+
+def _options(job: Job) -> PrepareOptions:
+    model = job.config.model
+    return PrepareOptions(
+        job.source,
+        job.config.data.path,
+        encoder=model.encoder.name,
+        decoder=model.decoder.name,
+        vocabulary_size=job.vocabulary_size,
+        limit=job.limit,
+        max_document_sentences=32,
+    )
+
+
+def _prepared(job: Job, options: PrepareOptions, encoder: FrozenEncoder | None = None) -> Measured:
+    began = _now()
+    prepare(options, encoder, None if encoder is None else encoder.fingerprint)
+    seconds = _now() - began
+    splits = (load_prepared(options.out, split) for split in ("train", "validation", "test"))
+    return Measured(sum(int(split.token_counts.sum()) for split in splits), seconds, _peak())
+
+
+def training(job: Job) -> Measured:
+    """Optimiser steps, as `train.py` takes them, beyond those of a run that ends after `WARM_UP`; the floor is the
+    decoder's forward and backward pass."""
+    few = replace(job.config.train, steps=WARM_UP, output=f"{job.run}-few")
+    short, long = (_timed(train, [config]) for config in (replace(job.config, train=few), job.config))
+    seen = [record["tokens_seen"] for record in RunFolder(job.run).records() if record["split"] == "train"]
+    tokens, seconds, peak = seen[-1] - seen[WARM_UP - 1], long - short, _peak()
+
+    split = load_prepared(job.config.data.path, "train")
+    device = choose_device()
+    model = build_model(job.config.model, split.processor)
+    nn.Module.to(model, device).train()
+    model.set_chunk_tokens(job.config.data.micro_batch_tokens)
+    steps = TrainingSteps(
+        split.read,
+        BatchPlan(split.token_counts, job.config.data.batch_tokens, job.config.train.seed),
+        model.layout,
+        steps=job.config.train.steps,
+        micro_batch_tokens=job.config.data.micro_batch_tokens,
+        process=0,
+        num_processes=1,
+    )
+    batches = [[batch.to(device) for batch in steps[step].batches] for step in range(len(steps))]
+
+    def step(batches: Iterable[DocumentBatch]) -> None:
+        for batch in batches:
+            for chunk in batch.decoder_chunks:
+                _decoder_loss(model.decoder.backbone, chunk, batch.tokens).backward()
+        model.zero_grad()
+
+    _timed(step, batches[:WARM_UP])
+    counted = batches[WARM_UP:]
+    chunks = (chunk for parts in counted for batch in parts for chunk in batch.decoder_chunks)
+    return Measured(tokens, seconds, peak, _padding(chunks), _timed(step, counted))
+
+
+def embedding(job: Job) -> Measured:
+    """An index of all levels; the floor is the encoder's forward pass."""
+    model, documents = load_run(job.run), job.documents()
+    began = _now()
+    embed_corpus(model, documents, job.folder / "index", str(job.run))
+    seconds, peak = _now() - began, _peak()
+    chunks = [chunk for batch in _batches(model, documents, "data") for chunk in batch.encoder_chunks]
+    assert model.encoder is not None
+    backbone = model.encoder.backbone
+
+    @torch.no_grad()
+    def encode(chunk: EncoderChunk) -> None:
+        backbone(input_ids=chunk.ids, attention_mask=chunk.mask)
+
+    empty = 1 - sum(int(c.mask[c.sentence >= 0].sum()) for c in chunks) / sum(c.mask.numel() for c in chunks)
+    _timed(encode, chunks[:WARM_UP])
+    return Measured(int(documents.token_counts.sum()), seconds, peak, empty, _timed(encode, chunks))
+
+
+def likelihood(job: Job) -> Measured:
+    """The ELBO of every document; the floor is the decoder's forward pass."""
+    model, documents = load_run(job.run), job.documents()
+    began = _now()
+    score_documents(model, documents, "elbo", 1)
+    seconds, peak = _now() - began, _peak()
+    batches = list(_batches(model, documents, "length"))
+
+    @torch.no_grad()
+    def score(batch: DocumentBatch) -> None:
+        for chunk in batch.decoder_chunks:
+            _decoder_loss(model.decoder.backbone, chunk, batch.tokens, fast=False)
+
+    _timed(score, batches[:1])
+    padding = _padding(chunk for batch in batches for chunk in batch.decoder_chunks)
+    return Measured(int(documents.token_counts.sum()), seconds, peak, padding, _timed(score, batches))
+
+
+def generation(job: Job) -> Measured:
+    """Four documents of fifty sentences, written side by side; the floor is the decoder's steps, one for each place in
+    a sentence, all rows at a time."""
+    model = load_run(job.run)
+    hierarchy = model.config.hierarchy
+    shape = {hierarchy[-1]: [5]} if len(hierarchy) < 3 else {hierarchy[-2]: [10], hierarchy[-1]: [5]}
+    plans = [structured(open_plan(hierarchy), shape)] * 4
+    options = SamplingOptions(max_sentence_tokens=SENTENCE)
+    began = _now()
+    written = write_documents(model, plans, options, seed=0)
+    seconds, peak = _now() - began, _peak()
+    sentences = [words for document in written for words in document.sentences]
+    longest = max(map(len, sentences)) + 1
+    backbone = model.decoder.backbone
+    ids = torch.zeros(len(sentences), 1, dtype=torch.long, device=model.device)
+
+    @torch.no_grad()
+    def write(count: int) -> None:
+        cache = DynamicCache(config=backbone.config)
+        for _ in range(count):
+            backbone(input_ids=ids, past_key_values=cache, use_cache=True).logits[:, -1].softmax(-1).multinomial(1)
+
+    _timed(write, [1])
+    return Measured(sum(map(len, sentences)) + len(sentences), seconds, peak, None, _timed(write, [longest]))
+
+
+def _decoder_loss(backbone: PreTrainedModel, chunk: TokenChunk, tokens: Tensor, fast: bool = True) -> Tensor:
+    """The least that gives a loss: no latents, no masks, logits of predicted tokens only; `fast`: in training's
+    precision."""
+    device = chunk.ids.device
+    bfloat16 = fast and best_precision(device) == "bf16"
+    with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+        states = backbone.base_model(input_ids=chunk.ids, use_cache=False).last_hidden_state
+        logits = output_logits(backbone, states.flatten(0, 1)[chunk.scored])
+    return F.cross_entropy(logits.float(), tokens[chunk.token.flatten()[chunk.scored]], reduction="sum")
+
+
+def _batches(model: HierarchicalTextVAE, documents: Documents, order: Order) -> Iterator[DocumentBatch]:
+    for group in walk(documents, model.layout, model.device, batch_tokens=8192, order=order):
+        yield group.batch
+
+
+def _padding(chunks: Iterable[TokenChunk]) -> float:
+    filled, places = 0, 0
+    for chunk in chunks:
+        filled, places = filled + len(chunk.scored), places + chunk.ids.numel()
+    return 1 - filled / places
+
+
+def _timed(do: Callable[[Any], object], things: Iterable[Any]) -> float:
+    """Seconds to do all the things, one after the other."""
+    began = _now()
+    for thing in things:
+        do(thing)
+    return _now() - began
+
+
+def _now() -> float:
+    """Seconds, once the device has done what it was given."""
+    if choose_device().type == "cpu":
+        return time.process_time()
+    torch.accelerator.synchronize()
+    return time.perf_counter()
+
+
+def _peak() -> int:
+    """Bytes."""
+    device = choose_device()
+    if device.type != "cpu":
+        return torch.get_device_module(device).max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+MEASURES: dict[str, Callable[[Job], Measured]] = {
+    measure.__name__: measure for measure in (preparation, features, training, embedding, likelihood, generation)
+}
+"""In this order: each may use what those before it have made."""

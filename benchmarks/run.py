@@ -1,0 +1,98 @@
+"""How fast everything is, beside the backbone alone on the same rows, and how much of it is padding and memory.
+
+OMP_NUM_THREADS=2 python benchmarks/run.py --out benchmarks.json
+python benchmarks/run.py --decoder HuggingFaceTB/SmolLM2-135M-Instruct model.decoder.trainable=false
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from measures import MEASURES, WARM_UP, Job, Measured
+
+from textvae.config import Config, to_dict
+from textvae.config_file import load_config
+from textvae.devices import choose_device
+from textvae.runs import versions
+
+ALONE = multiprocessing.get_context("spawn")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default=Path(__file__).with_name("model.yaml"), type=Path, metavar="FILE")
+    parser.add_argument("--decoder", metavar="NAME", help="pretrained, in place of the configuration's architecture")
+    parser.add_argument("--source", default="python-docs", help="of the documents (default: %(default)s)")
+    parser.add_argument("--limit", type=int, default=200, metavar="N", help="documents (default: %(default)s)")
+    parser.add_argument("--vocabulary-size", type=int, default=8192, metavar="N", help="without --decoder")
+    parser.add_argument("--steps", type=int, default=8, metavar="N", help=f"of training, without {WARM_UP} first ones")
+    parser.add_argument("--out", type=Path, metavar="FILE.json")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="as of train.py")
+    return parser
+
+
+def configured(arguments: argparse.Namespace, folder: Path) -> Config:
+    """The configuration, its data and its run in `folder`."""
+    config = load_config(arguments.config, arguments.overrides)
+    steps = arguments.steps + WARM_UP
+    end = {"steps": steps, "validate_every": steps, "save_every": steps, "log_every": 1, "validation_documents": 1}
+    model = config.model
+    if arguments.decoder:
+        model = replace(model, decoder=replace(model.decoder, name=arguments.decoder, architecture={}))
+    return replace(
+        config,
+        data=replace(config.data, path=str(folder / "data")),
+        model=model,
+        train=replace(config.train, output=str(folder / "run"), tracker="none", **end),
+    )
+
+
+def measured(job: Job) -> dict[str, Measured]:
+    found = {}
+    for name, measure in MEASURES.items():
+        with ProcessPoolExecutor(1, mp_context=ALONE) as alone:
+            found[name] = alone.submit(measure, job).result()
+    return found
+
+
+def described(one: Measured) -> dict[str, Any]:
+    """What was measured, and what follows from it."""
+    speed = {"tokens_per_second": one.tokens / one.seconds}
+    if one.floor_seconds is not None:
+        speed["times_the_floor"] = one.seconds / one.floor_seconds
+    return {**asdict(one), **speed}
+
+
+def table(found: dict[str, dict[str, Any]]) -> str:
+    lines = ["| | tokens/s | times the floor | padding | peak, MiB |", "|---|---|---|---|---|"]
+    for name, one in found.items():
+        ratio = f"{one['times_the_floor']:.2f}" if "times_the_floor" in one else ""
+        padding = "" if one["padding"] is None else f"{100 * one['padding']:.0f} %"
+        peak = one["peak_bytes"] / 2**20
+        lines.append(f"| {name} | {one['tokens_per_second']:,.0f} | {ratio} | {padding} | {peak:,.0f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    arguments = build_parser().parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        config = configured(arguments, Path(folder))
+        found = measured(Job(config, arguments.source, arguments.limit, arguments.vocabulary_size, Path(folder)))
+    result = {name: described(one) for name, one in found.items()}
+    print(table(result))
+    if arguments.out:
+        facts = {"device": str(choose_device()), "threads": torch.get_num_threads(), "versions": versions()}
+        asked = {"source": arguments.source, "limit": arguments.limit, "config": to_dict(config)}
+        arguments.out.write_text(json.dumps({**facts, **asked, "measures": result}, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Benchmarks measure every part of the work, as a table and as a file."""
+
+import json
+from pathlib import Path
+
+import pytest
+from run_scripts import ROOT, run_script
+
+
+@pytest.mark.slow
+def test_everything_is_measured(
+    prepared: Path, encoder_backbone: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "benchmarks.json"
+    small = ("num_hidden_layers=1", "hidden_size=16", "intermediate_size=32", "num_attention_heads=2")
+    changes = (
+        f"model.encoder.name={encoder_backbone}",
+        "model.units.width=16",
+        "model.units.heads=2",
+        "data.batch_tokens=200",
+        *(f"model.decoder.architecture.{size}" for size in small),
+    )
+    source = ("--source", str(prepared.parent / "corpus.jsonl"), "--limit", "20", "--vocabulary-size", "400")
+    assert run_script("benchmarks/run.py", *source, "--steps", "2", "--out", str(out), *changes) == 0
+    found = json.loads(out.read_text(encoding="utf-8"))
+    measures = found["measures"]
+    assert list(measures) == ["preparation", "features", "training", "embedding", "likelihood", "generation"]
+    lines = capfd.readouterr().out.splitlines()
+    for name, one in measures.items():
+        assert one["tokens"] > 0
+        assert one["peak_bytes"] > 2**26
+        assert one["tokens_per_second"] == pytest.approx(one["tokens"] / one["seconds"])
+        assert any(line.startswith(f"| {name} | {one['tokens_per_second']:,.0f} |") for line in lines)
+        has_floor = name not in ("preparation", "features")
+        assert ("times_the_floor" in one) == has_floor
+        assert (one["padding"] is not None) == (has_floor and name != "generation")
+        if one["padding"] is not None:
+            assert 0 <= one["padding"] < 0.9
+    assert measures["embedding"]["tokens"] == measures["likelihood"]["tokens"]
+    assert found["config"]["model"]["units"]["width"] == 16
+    assert not list(ROOT.glob("benchmarks.json"))
