@@ -20,7 +20,8 @@ from textvae.data.document import EncodedDocument, SourceDocument
 from textvae.data.text.processor import DocumentProcessor
 from textvae.runs import load_run
 from textvae.search.embed import embed_corpus, unit_texts
-from textvae.search.index import Index, embed_query
+from textvae.search.index import Index
+from textvae.search.query import embed_query
 from textvae.search.storage import IndexDescription, Moments, embeddings_of, read_level
 from textvae.text_vae import HierarchicalTextVAE
 

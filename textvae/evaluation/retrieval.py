@@ -23,8 +23,9 @@ from textvae.data.document import EncodedDocument
 from textvae.data.loader import walk
 from textvae.model.unit_transformer import segment_mean
 from textvae.search.embed import embed_corpus
-from textvae.search.index import By, Index, checked_query, query_features
+from textvae.search.index import By, Index
 from textvae.search.lexical import Lexical
+from textvae.search.query import checked_query, query_features
 from textvae.text_vae import HierarchicalTextVAE
 
 MEASURES = {"ndcg@10": nDCG @ 10, "recall@100": R @ 100, "mrr@10": RR @ 10}

@@ -5,8 +5,6 @@ Shapes: U units, Z latent size.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,11 +14,13 @@ import pyarrow.compute
 import torch
 from torch import Tensor
 
-from textvae.data.document import SourceDocument
-from textvae.data.text.segmentation import normalise
 from textvae.search.embedder import TextEmbedder
+from textvae.search.filters import Only, left_by
 from textvae.search.lexical import Lexical
 from textvae.search.passages import Asked, Passages
+from textvae.search.query import checked_query, embed_query, query_features
+from textvae.search.results import Passage, SearchResult
+from textvae.search.similarity import similarities
 from textvae.search.storage import (
     SMALLEST_DEVIATION,
     IndexDescription,
@@ -32,41 +32,11 @@ from textvae.search.storage import (
 from textvae.search.words import topic_head, unit_topics, word_scores
 from textvae.text_vae import HierarchicalTextVAE
 
-EXAMPLES = 8
-"""Values of a field that an error names."""
-
-
 By = Literal["hybrid", "encoder", "latents", "words", "both"]
 """What a unit is found by: `latents`, the cosine of standardised embeddings, in [-1, 1]; `words`, those of the query
 under the unit's topics (`search.words`), nats per token; `encoder`, the passages that it is made of, as the pretrained
 encoder reads them (`search.passages`), in [-1, 1]; `both`, latents and words, and `hybrid`, encoder and BM25
 (`search.lexical`), each in standard deviations over the level's units, added."""
-
-
-FIELDS = ("label", "title", "document", "source_id")
-"""What a search can be confined by: label, title and id of a document, and the id of the source it is a section of."""
-
-Only = Mapping[str, Sequence[str]]
-"""By field, the values that are sought: one of them, for every field that is named."""
-
-
-@dataclass(frozen=True)
-class Passage:
-    number: int
-    """Among the units of the lowest level that the found unit is made of, from 1."""
-    text: str
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    score: float
-    """As `By` says."""
-    document: str
-    title: str | None
-    label: str | None
-    text: str
-    passage: Passage | None = None
-    """The part that is nearest to the query; None where the unit is of the lowest level, or no query was made."""
 
 
 class Index:
@@ -151,24 +121,7 @@ class Index:
         return self._best(self._similarities(sought, level), level, k, self._left(level, only))
 
     def _left(self, level: str, only: Only | None) -> np.ndarray | None:
-        """[U] whether `only` leaves a unit; None where it leaves all."""
-        left = None
-        for field, values in (only or {}).items():
-            if field not in FIELDS:
-                raise ValueError(f"nothing can be confined by '{field}': choose one of {', '.join(FIELDS)}")
-            column = self._units(level).column(field)
-            fits = pyarrow.compute.is_in(column, pyarrow.array(values, pyarrow.string())).to_numpy()
-            if not fits.any():
-                known = ", ".join(f"'{value}'" for value in column.unique().drop_null().to_pylist()[:EXAMPLES])
-                sought = " or ".join(f"'{value}'" for value in values)
-                raise ValueError(
-                    f"no document in '{self.folder}' has {field} {sought}"
-                    + (f"; some have {known}" if known else f": none has a {field}")
-                )
-            left = fits if left is None else left & fits
-        if left is not None and not left.any():
-            raise ValueError(f"no document in '{self.folder}' fits {dict(only or {})}, though each of them fits some")
-        return left
+        return left_by(only, self._units(level), str(self.folder))
 
     def _similarities(self, sought: np.ndarray, level: str) -> np.ndarray:
         described = self._check(level, 1)
@@ -279,42 +232,3 @@ class Index:
             reason = str(error).splitlines()[0]
             raise ValueError(f"'{self.folder}' is damaged ({reason}); embed the corpus again") from None
         return part.to_pylist()[0]
-
-
-def checked_query(query: str) -> str:
-    """In normal form. Raises ValueError for a query without text."""
-    text = normalise(query)
-    if not text.strip():
-        raise ValueError("the query is empty: give some words to search for")
-    return text
-
-
-def embed_query(model: HierarchicalTextVAE, query: str, level: str) -> np.ndarray:
-    """[Z] in float32: the query as a document of one unit at every level, all of it in one sentence (or, where it is
-    too long for one, the mean of its sentences). Raises ValueError for a query without text and for a level that the
-    model does not have."""
-    if level not in model.level_names:
-        raise ValueError(f"the model has no level '{level}'; it has {', '.join(model.level_names)}")
-    text = checked_query(query)
-    depth = len(model.config.hierarchy) - 1
-    units: list[Any] = [text]
-    for _ in range(depth - 1):
-        units = [units]
-    source = SourceDocument("query", units=units) if depth else SourceDocument("query", text=text)
-    latents = model.latents(model.batch(model.process([source])))
-    return latents[level].mean.float().mean(0).cpu().numpy()
-
-
-@torch.no_grad()
-def query_features(model: HierarchicalTextVAE, query: str) -> np.ndarray:
-    """[F] in float32: the mean of the encoder's states of the query's sentences. Raises ValueError for a query without
-    text."""
-    batch = model.batch(model.process(SourceDocument("query", text=checked_query(query))))
-    return model.sentence_features(batch).float().mean(0).cpu().numpy()
-
-
-def similarities(corpus: np.ndarray, sought: np.ndarray, level: LevelDescription) -> np.ndarray:
-    """[U] cosines of the corpus's embeddings [U, Z] and the query's [Z], standardised, in [-1, 1]."""
-    corpus, sought = level.standardised(corpus), level.standardised(sought)
-    lengths = np.linalg.norm(corpus, axis=1) * np.linalg.norm(sought)
-    return np.clip(corpus @ sought / np.maximum(lengths, 1e-12), -1, 1)

@@ -16,10 +16,9 @@ import numpy as np
 import pyarrow
 import torch
 
+from textvae.search.similarity import SMALLEST_LENGTH
 from textvae.search.storage import ancestors, embeddings_of
 
-SMALLEST_LENGTH = 1e-12
-"""That a vector is divided by."""
 BLOCK = 1024
 """Passages whose features are made float32 at a time: few enough to stay in the processor's cache."""
 
