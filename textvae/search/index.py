@@ -21,14 +21,8 @@ from textvae.search.passages import Asked, Passages
 from textvae.search.query import checked_query, embed_query, query_features
 from textvae.search.results import Passage, SearchResult
 from textvae.search.similarity import similarities
-from textvae.search.storage import (
-    SMALLEST_DEVIATION,
-    IndexDescription,
-    LevelDescription,
-    ancestors,
-    embeddings_of,
-    read_level,
-)
+from textvae.search.storage import SMALLEST_DEVIATION, IndexDescription, LevelDescription
+from textvae.search.units import ancestors, embeddings_of, read_level
 from textvae.search.words import topic_head, unit_topics, word_scores
 from textvae.text_vae import HierarchicalTextVAE
 

@@ -17,7 +17,7 @@ import pyarrow
 import torch
 
 from textvae.search.similarity import SMALLEST_LENGTH
-from textvae.search.storage import ancestors, embeddings_of
+from textvae.search.units import ancestors, embeddings_of
 
 BLOCK = 1024
 """Passages whose features are made float32 at a time: few enough to stay in the processor's cache."""
@@ -34,7 +34,7 @@ class Asked:
 
 
 class Passages:
-    """`levels`: the units of every level, top first, as `storage.read_level` gives them; the lowest has features.
+    """`levels`: the units of every level, top first, as `units.read_level` gives them; the lowest has features.
 
     Raises ValueError for features that are not finite.
     """
