@@ -4,19 +4,20 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
 import pytest
 import torch
+from indexes import differing, documents_of
 from run_scripts import SERVER, forked, run_script
 from tiny import DOCUMENT
 
 from textvae.cli.main import main
 from textvae.data.dataset import Documents, open_documents
-from textvae.data.document import EncodedDocument, SourceDocument
+from textvae.data.document import EncodedDocument
 from textvae.runs import load_run
 from textvae.search.embed import embed_corpus
 from textvae.search.index import Index
@@ -25,13 +26,6 @@ from textvae.search.storage import IndexDescription, ShardDescription
 from textvae.text_vae import HierarchicalTextVAE
 
 MakeRun = Callable[..., str]
-WORDS = ("boat", "wind", "light", "wall", "soup", "night", "sail")
-SOURCES = [
-    SourceDocument(
-        id=f"d{number}", text=f"A {word} came at {number}. So.\n\nThe {word} rose.", label=WORDS[number % 2], title=word
-    )
-    for number, word in enumerate(WORDS)
-]
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +38,6 @@ def model(run: str) -> HierarchicalTextVAE:
     return load_run(run, "cpu")
 
 
-def documents_of(model: HierarchicalTextVAE, sources: Sequence[SourceDocument] = SOURCES) -> Documents:
-    return Documents.of(model.process(sources))
-
-
 def interrupted(documents: Documents, at: int) -> Documents:
     """Those that cannot be read from row `at` on."""
 
@@ -57,10 +47,6 @@ def interrupted(documents: Documents, at: int) -> Documents:
         return documents.read(row)
 
     return replace(documents, read=read)
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
@@ -87,7 +73,7 @@ def test_an_embedding_goes_on_after_the_shards_that_are_whole(
     for path, inode in kept.items():
         assert (begun / path.relative_to(begun.with_name("index.partial"))).stat().st_ino == inode
     embed_corpus(model, documents_of(model), begun.with_name("whole"), run, shard_documents=3)
-    assert files_of(begun) == files_of(begun.with_name("whole"))
+    assert differing(begun, begun.with_name("whole")) == []
 
 
 def relabelled(documents: Documents, row: int) -> Documents:
@@ -121,7 +107,7 @@ def test_another_embedding_does_not_go_on_where_one_was_begun(
     assert "--start-over" in str(refused.value)
     embed_corpus(model, others, begun, run, **options, start_over=True)
     embed_corpus(model, others, begun.with_name("whole"), run, **options)
-    assert files_of(begun) == files_of(begun.with_name("whole"))
+    assert differing(begun, begun.with_name("whole")) == []
 
 
 def test_another_model_does_not_go_on(make_run: MakeRun, begun: Path) -> None:
@@ -184,7 +170,7 @@ def test_two_processes_write_the_files_that_one_does(
     assert run_script(*command("one")) == 0
     assert len(IndexDescription.read(tmp_path / "one").shards) > 3
     for out in ("two", "half"):
-        assert files_of(tmp_path / out) == files_of(tmp_path / "one")
+        assert differing(tmp_path / out, tmp_path / "one") == []
 
 
 # Killed before any change to a file
@@ -203,7 +189,6 @@ def trials(run: str, folder: str, report: str, begin: Callable[..., None], job: 
     model = load_run(run, "cpu")
     begin(model, run, Path(folder, "whole"))
     job(model, run, Path(folder, "whole"))
-    whole = files_of(Path(folder, "whole"))
     for number in count(1):
         out = Path(folder, str(number))
         begin(model, run, out)
@@ -215,11 +200,10 @@ def trials(run: str, folder: str, report: str, begin: Callable[..., None], job: 
         if os.waitpid(child, 0)[1] == 0:
             break
         job(model, run, out)
-        found = files_of(out)
-        differing = sorted(name for name in whole.keys() | found.keys() if whole.get(name) != found.get(name))
+        others = differing(out, Path(folder, "whole"))
         beside = [path.name for path in Path(folder).iterdir() if path.name.startswith(f"{number}.")]
         with Path(report).open("a", encoding="utf-8") as file:
-            file.write(f"{Path(report + '.change').read_text()}: {' '.join(differing + beside)}\n")
+            file.write(f"{Path(report + '.change').read_text()}: {' '.join(others + beside)}\n")
 
 
 def kill_before_change(number: int, folder: str, told: str) -> None:
