@@ -1,15 +1,24 @@
-"""Indexes compared, and embedded from sources of a few words."""
+"""Small indexes: what they are made of, how they are compared, and what kills those who write them."""
 
 import json
-from collections.abc import Sequence
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow
+import torch
+from run_scripts import SERVER
 
 from textvae.data.dataset import Documents
-from textvae.data.document import SourceDocument
+from textvae.data.document import EncodedDocument, SourceDocument
+from textvae.runs import load_run
 from textvae.text_vae import HierarchicalTextVAE
 
 WORDS = ("boat", "wind", "light", "wall", "soup", "night", "sail")
@@ -23,6 +32,17 @@ SOURCES = [
 
 def documents_of(model: HierarchicalTextVAE, sources: Sequence[SourceDocument] = SOURCES) -> Documents:
     return Documents.of(model.process(sources))
+
+
+def interrupted(documents: Documents, at: int) -> Documents:
+    """Those that cannot be read from row `at` on."""
+
+    def read(row: int) -> EncodedDocument:
+        if row >= at:
+            raise KeyboardInterrupt
+        return documents.read(row)
+
+    return replace(documents, read=read)
 
 
 def differing(one: Path, other: Path) -> list[str]:
@@ -61,3 +81,60 @@ def _alike(one: Any, other: Any) -> bool:
         # Features are rounded to half precision.
         return bool(np.isclose(one, other, rtol=2e-3, atol=2e-5))
     return bool(one == other)
+
+
+def trials(run: str, folder: str, report: str, begin: Callable[..., None], job: Callable[..., None]) -> None:
+    """Kill `job` before its first change to a file, the second, and so on, each time with what `begin` made, and let it
+    go on; writes to the file `report` a line for each: the change, and the files that are not those of a job that was
+    not killed. In a process that nothing else runs in, for it forks."""
+    torch.set_num_threads(1)
+    logging.disable()
+    model = load_run(run, "cpu")
+    begin(model, run, Path(folder, "whole"))
+    job(model, run, Path(folder, "whole"))
+    for number in count(1):
+        out = Path(folder, str(number))
+        begin(model, run, out)
+        child = os.fork()
+        if not child:
+            kill_before_change(number, folder, f"{report}.change")
+            job(model, run, out)
+            os._exit(0)
+        if os.waitpid(child, 0)[1] == 0:
+            break
+        job(model, run, out)
+        others = differing(out, Path(folder, "whole"))
+        beside = [path.name for path in Path(folder).iterdir() if path.name.startswith(f"{number}.")]
+        with Path(report).open("a", encoding="utf-8") as file:
+            file.write(f"{Path(report + '.change').read_text()}: {' '.join(others + beside)}\n")
+
+
+def kill_before_change(number: int, folder: str, told: str) -> None:
+    made = 0
+
+    def watch(event: str, arguments: tuple) -> None:
+        nonlocal made
+        if event not in ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"):
+            return
+        if event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR):
+            return
+        if not str(arguments[0]).startswith(folder):
+            return
+        made += 1
+        if made == number:
+            descriptor = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.write(descriptor, f"{event} {Path(str(arguments[0])).name}".encode())
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+
+
+def killed_everywhere(run: str, folder: Path, begin: Callable[..., None], job: Callable[..., None]) -> list[str]:
+    """The lines of `trials`."""
+    (folder / "trials").mkdir()
+    report = folder / "report"
+    process = SERVER.Process(target=trials, args=(run, str(folder / "trials"), str(report), begin, job))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    return report.read_text(encoding="utf-8").splitlines()

@@ -1,18 +1,14 @@
 """Embedding shard by shard: what is killed goes on as if it had not been, and takes nothing of another embedding."""
 
 import logging
-import os
-import signal
-import sys
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 
 import pytest
 import torch
-from indexes import differing, documents_of
-from run_scripts import SERVER, forked, run_script
+from indexes import differing, documents_of, interrupted, killed_everywhere
+from run_scripts import forked, run_script
 from tiny import DOCUMENT
 
 from textvae.cli.main import main
@@ -36,17 +32,6 @@ def run(make_run: MakeRun) -> str:
 @pytest.fixture(scope="module")
 def model(run: str) -> HierarchicalTextVAE:
     return load_run(run, "cpu")
-
-
-def interrupted(documents: Documents, at: int) -> Documents:
-    """Those that cannot be read from row `at` on."""
-
-    def read(row: int) -> EncodedDocument:
-        if row >= at:
-            raise KeyboardInterrupt
-        return documents.read(row)
-
-    return replace(documents, read=read)
 
 
 @pytest.fixture
@@ -180,65 +165,8 @@ def embed_three(model: HierarchicalTextVAE, run: str, out: Path) -> None:
     embed_corpus(model, documents_of(model), out, run, shard_documents=3)
 
 
-def trials(run: str, folder: str, report: str, begin: Callable[..., None], job: Callable[..., None]) -> None:
-    """Kill `job` before its first change to a file, the second, and so on, each time with what `begin` made, and let it
-    go on; writes to the file `report` a line for each: the change, and the files that are not those of a job that was
-    not killed. In a process that nothing else runs in, for it forks."""
-    torch.set_num_threads(1)
-    logging.disable()
-    model = load_run(run, "cpu")
-    begin(model, run, Path(folder, "whole"))
-    job(model, run, Path(folder, "whole"))
-    for number in count(1):
-        out = Path(folder, str(number))
-        begin(model, run, out)
-        child = os.fork()
-        if not child:
-            kill_before_change(number, folder, f"{report}.change")
-            job(model, run, out)
-            os._exit(0)
-        if os.waitpid(child, 0)[1] == 0:
-            break
-        job(model, run, out)
-        others = differing(out, Path(folder, "whole"))
-        beside = [path.name for path in Path(folder).iterdir() if path.name.startswith(f"{number}.")]
-        with Path(report).open("a", encoding="utf-8") as file:
-            file.write(f"{Path(report + '.change').read_text()}: {' '.join(others + beside)}\n")
-
-
-def kill_before_change(number: int, folder: str, told: str) -> None:
-    made = 0
-
-    def watch(event: str, arguments: tuple) -> None:
-        nonlocal made
-        if event not in ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"):
-            return
-        if event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR):
-            return
-        if not str(arguments[0]).startswith(folder):
-            return
-        made += 1
-        if made == number:
-            descriptor = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.write(descriptor, f"{event} {Path(str(arguments[0])).name}".encode())
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(watch)
-
-
 def nothing(*_: object) -> None:
     """Where a job begins with an empty folder."""
-
-
-def killed_everywhere(run: str, folder: Path, begin: Callable[..., None], job: Callable[..., None]) -> list[str]:
-    """The lines of `trials`."""
-    (folder / "trials").mkdir()
-    report = folder / "report"
-    process = SERVER.Process(target=trials, args=(run, str(folder / "trials"), str(report), begin, job))
-    process.start()
-    process.join()
-    assert process.exitcode == 0
-    return report.read_text(encoding="utf-8").splitlines()
 
 
 @pytest.mark.slow

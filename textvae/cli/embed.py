@@ -27,6 +27,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="documents of a shard, all that a kill costs (default: a sixteenth of them, at least 64, at most 8,192)",
     )
     parser.add_argument(
+        "--append",
+        action="store_true",
+        help="add the documents to the index that is there, which the same model made and which has none of their ids",
+    )
+    parser.add_argument(
         "--start-over",
         action="store_true",
         help="forget what a killed embedding into this folder has done, of these data or others",
@@ -50,6 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.batch_tokens,
         process,
         shard_documents=arguments.shard_documents,
+        append=arguments.append,
         start_over=arguments.start_over,
     )
     if process.is_main_process:

@@ -13,6 +13,8 @@ from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.compute
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
@@ -21,6 +23,7 @@ from textvae.data.dataset import Documents
 from textvae.data.fingerprint import data_fingerprint
 from textvae.data.loader import walk_groups
 from textvae.data.plan import fill, share
+from textvae.search.manifest import describe
 from textvae.search.origin import ModelOrigin
 from textvae.search.resume import (
     Content,
@@ -33,6 +36,7 @@ from textvae.search.resume import (
 from textvae.search.rows import level_sizes, write_group
 from textvae.search.shard import ShardWriter
 from textvae.search.storage import FORMAT, IndexDescription
+from textvae.search.units import read_level
 from textvae.text_vae import HierarchicalTextVAE
 
 logger = logging.getLogger("textvae")
@@ -47,40 +51,71 @@ def embed_corpus(
     process: PartialState | None = None,
     *,
     shard_documents: int | None = None,
+    append: bool = False,
     start_over: bool = False,
 ) -> IndexDescription:
     """Write an index of all `documents` with the model of `run`; several processes share the shards.
 
     It is written aside, and renamed to `out` when it is whole; one that was killed goes on after the last shards that
     it finished, and its files are those that it would have written at once. `shard_documents`: of a shard (default: a
-    sixteenth of them, at least 64 and at most 8,192); `start_over` forgets what was begun. Raises ValueError when the
-    model has no latents, the folder exists, or an embedding of other data, or with another model or other options, was
-    begun there.
+    sixteenth of them, at least 64 and at most 8,192); `append` adds the documents to the index `out`, which was made by
+    the same model and has none of their ids; `start_over` forgets what was begun. Raises ValueError when the model has
+    no latents, the folder exists (or is no such index), or an embedding of other data, or with another model or other
+    options, was begun there.
     """
     process, out = process or PartialState(), Path(out)
-    if out.exists():
-        raise ValueError(f"'{out}' exists already: remove it, or choose another folder (--out)")
     if not model.level_names:
         raise ValueError(f"'{run}' is a plain language model: it has no latents to embed with")
     if shard_documents is not None and shard_documents < 1:
         raise ValueError(f"--shard-documents is {shard_documents}; it must be 1 or more")
-    origin, folder = ModelOrigin.of(run, out), partial(out)
+    dtype = " and ".join(sorted({str(weight.dtype).removeprefix("torch.") for weight in model.parameters()}))
+    known = _known(out, run, dtype, documents.ids) if append else None
+    if known is None and out.exists():
+        raise ValueError(
+            f"'{out}' exists already: remove it, choose another folder (--out), or add to it with --append"
+        )
+    origin, folder = (ModelOrigin.of(run, out), partial(out)) if known is None else (known.model, out)
     embedding = Embedding(
         FORMAT,
         origin.sha256,
-        str(model.dtype).removeprefix("torch."),
+        dtype,
         data_fingerprint(documents.ids, documents.token_counts),
         batch_tokens,
         shard_documents or default_shard_documents(len(documents)),
-        first_row=0,
+        first_row=0 if known is None else known.rows,
     )
-    _write_shards(model, documents, folder, embedding, process, start_over, kept=())
+    kept = () if known is None else tuple(known.shards)
+    _write_shards(model, documents, folder, embedding, process, start_over, kept)
     if process.is_main_process:
-        rows = len(documents)
-        IndexDescription.of(folder, origin, rows, documents.num_sources, embedding.shards).write(folder)
-        os.replace(folder, out)
+        rows = embedding.first_row + len(documents)
+        describe(folder, origin, dtype, rows, (*kept, *embedding.shards)).write(folder)
+        if known is None:
+            os.replace(folder, out)
     process.wait_for_everyone()
     return IndexDescription.read(out)
+
+
+def _known(out: Path, run: str, dtype: str, ids: Sequence[str]) -> IndexDescription:
+    """Of the index that documents with these `ids` are to be appended to, its shards verified. Raises ValueError where
+    they cannot be."""
+    known = IndexDescription.read(out)
+    known.model.find(out, run)  # which refuses another one
+    if known.dtype != dtype:
+        raise ValueError(
+            f"'{out}' was embedded with weights in {known.dtype}, not in {dtype}: append with the --dtype of then"
+        )
+    for name in known.shards:
+        known.shard(out, name)
+    column = read_level(out, known, next(iter(known.levels))).column("document")
+    held = pyarrow.compute.is_in(column, pyarrow.array(ids, pyarrow.string()))
+    if pyarrow.compute.any(held).as_py():
+        taken = set(column.filter(held).to_pylist())
+        first = next(name for name in ids if name in taken)
+        raise ValueError(
+            f"{len(taken)} of these documents are in '{out}' already, the first is '{first}': leave them out, or "
+            "delete what they are to replace (textvae delete)"
+        )
+    return known
 
 
 def _write_shards(

@@ -35,6 +35,7 @@ class Embedding:
     model: str
     """SHA-256 of its weights."""
     dtype: str
+    """Of its weights as they were loaded."""
     data: DataFingerprint
     batch_tokens: int
     shard_documents: PositiveInt

@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import reduce
-from operator import add
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -25,7 +23,7 @@ import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 
 from textvae.atomic import write_text
-from textvae.damage import sha256_of, verify
+from textvae.damage import verify
 from textvae.search.moments import Moments
 from textvae.search.origin import ModelOrigin
 
@@ -117,6 +115,8 @@ class IndexDescription:
 
     format: int
     model: ModelOrigin
+    dtype: str
+    """Of its weights when it embedded."""
     rows: PositiveInt
     """Documents that were ever embedded: every one has a number of its own, which is not given again."""
     documents: PositiveInt
@@ -146,20 +146,6 @@ class IndexDescription:
                 raise ValueError(f"'{path}' is damaged (levels.{name}: mean and std differ in length); {AGAIN}")
         return found
 
-    @classmethod
-    def of(cls, folder: Path, model: ModelOrigin, rows: int, sources: int, shards: Iterable[str]) -> IndexDescription:
-        """Of an index that consists of `shards` of `folder`, in that order. Raises ValueError for damaged ones."""
-        described = {name: ShardDescription.read(folder / name) for name in shards}
-        parts = list(described.values())
-        levels = {}
-        for name in parts[0].levels:
-            total = reduce(add, (part.levels[name].moments for part in parts))
-            levels[name] = LevelDescription(
-                total.count, total.mean.tolist(), total.std.tolist(), parts[0].levels[name].features
-            )
-        checksums = {name: sha256_of(folder / name / SHARD_FILE) for name in described}
-        return cls(FORMAT, model, rows, sum(part.documents for part in parts), sources, levels, checksums)
-
     def shard(self, folder: Path, name: str) -> ShardDescription:
         """One of `shards`, verified. Raises ValueError for a damaged one."""
         verify(folder, {f"{name}/{SHARD_FILE}": self.shards[name]}, AGAIN)
@@ -172,9 +158,15 @@ class IndexDescription:
         write_text(folder / INDEX_FILE, json.dumps(asdict(self), indent=2) + "\n")
 
 
-def shard_name(first_row: int, generation: int = 0) -> str:
-    """Of the shard whose first document had the number `first_row` when it was embedded, rewritten so many times."""
-    return f"shard-{first_row:012}" + (f"-{generation}" if generation else "")
+def shard_name(first_row: int) -> str:
+    """Of the shard whose first document had the number `first_row` when it was embedded."""
+    return f"shard-{first_row:012}"
+
+
+def rewritten_name(name: str) -> str:
+    """Of the shard that takes the place of the shard `name`, which counts how often that happened."""
+    kind, first_row, *times = name.split("-")
+    return f"{kind}-{first_row}-{int(*times) + 1}"
 
 
 def read_json(path: Path) -> Any:

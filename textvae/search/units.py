@@ -44,7 +44,7 @@ class UnitRows:
 
     embeddings: np.ndarray
     """[R, Z] in float32."""
-    columns: Mapping[str, Sequence[Any]]
+    columns: Mapping[str, Sequence[Any] | pyarrow.Array]
     """By name, the columns of `unit_schema` that are no vectors."""
     features: np.ndarray | None = None
     """[R, F] in float16, of the lowest level."""
@@ -53,9 +53,12 @@ class UnitRows:
         vectors = {"embedding": _vectors(self.embeddings)}
         if self.features is not None:
             vectors["features"] = _vectors(self.features)
-        columns = self.columns
-        arrays = [vectors[f.name] if f.name in vectors else pyarrow.array(columns[f.name], f.type) for f in schema]
+        arrays = [vectors[field.name] if field.name in vectors else self._column(field) for field in schema]
         return pyarrow.RecordBatch.from_arrays(arrays, schema=schema)
+
+    def _column(self, field: pyarrow.Field) -> pyarrow.Array:
+        values = self.columns[field.name]
+        return values if isinstance(values, pyarrow.Array) else pyarrow.array(values, field.type)
 
 
 def _vectors(values: np.ndarray) -> pyarrow.FixedSizeListArray:
@@ -94,8 +97,7 @@ def read_units(folder: Path, shard: str, name: str, level: ShardLevel) -> pyarro
     path = units_file(folder / shard, name)
     verify(folder, {path.relative_to(folder).as_posix(): level.sha256}, AGAIN)
     try:
-        with pyarrow.memory_map(str(path)) as file:
-            table = pyarrow.ipc.open_stream(file).read_all()
+        table = mapped(folder / shard, name)
         if table.schema != unit_schema(len(level.mean), level.features) or len(table) != level.units:
             raise pyarrow.ArrowInvalid(f"{len(table)} rows of {', '.join(table.schema.names)}, not {level.units}")
         vectors = ("embedding", "features") if level.features else ("embedding",)
@@ -107,6 +109,12 @@ def read_units(folder: Path, shard: str, name: str, level: ShardLevel) -> pyarro
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"'{path}' is damaged ({reason}); {AGAIN}") from None
     return table
+
+
+def mapped(shard: Path, level: str) -> pyarrow.Table:
+    """The file of a level, not checked."""
+    with pyarrow.memory_map(str(units_file(shard, level))) as file:
+        return pyarrow.ipc.open_stream(file).read_all()
 
 
 def ancestors(levels: Mapping[str, pyarrow.Table]) -> dict[str, np.ndarray]:
