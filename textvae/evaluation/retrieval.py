@@ -125,7 +125,7 @@ def rank(
     dims = min(model.hierarchy.stack[index.levels[0]].latent_size, *means.shape)
     pca = PCA(dims, random_state=0).fit(means)
     yield "encoder_pca", dims, dict(zip(queries, _cosines(pca.transform(asked), pca.transform(means)), strict=True))
-    lexical = Lexical([held.read(row).text() for row in range(len(held))], model.processor.language)
+    lexical = Lexical.of([held.read(row).text() for row in range(len(held))], model.processor.language)
     yield "bm25", None, {query: lexical.scores(text) for query, text in queries.items()}
 
 

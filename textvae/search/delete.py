@@ -35,8 +35,12 @@ def delete_documents(folder: str | Path, ids: Sequence[str]) -> int:
     gone = _rows_of(folder, index, ids)
     if len(gone) == index.documents:
         raise ValueError(f"that would leave nothing in '{folder}': remove the folder")
-    shards = [left for name in index.shards if (left := _without(folder, name, index.shard(folder, name), gone))]
-    describe(folder, index.model, index.dtype, index.rows, shards).write(folder)
+    shards = [
+        left
+        for name in index.shards
+        if (left := _without(folder, name, index.shard(folder, name), index.language, gone))
+    ]
+    describe(folder, index.model, index.dtype, index.language, index.rows, shards).write(folder)
     remove_shards(folder, but={*shards, *unfinished})
     return len(gone)
 
@@ -57,7 +61,7 @@ def _rows_of(folder: Path, index: IndexDescription, ids: Sequence[str]) -> pyarr
     return pyarrow.compute.unique(units.column("row").filter(found).combine_chunks())
 
 
-def _without(folder: Path, name: str, shard: ShardDescription, gone: pyarrow.Array) -> str | None:
+def _without(folder: Path, name: str, shard: ShardDescription, language: str, gone: pyarrow.Array) -> str | None:
     """The name of a shard without the documents `gone`: its own, where it holds none of them, or that of a new one;
     None where nothing is left of it."""
     tables = {level: read_units(folder, name, level, described) for level, described in shard.levels.items()}
@@ -72,7 +76,7 @@ def _without(folder: Path, name: str, shard: ShardDescription, gone: pyarrow.Arr
         return None
     sizes = {level: LevelSize(len(described.mean), described.features) for level, described in shard.levels.items()}
     numbers: np.ndarray | None = None
-    with ShardWriter(folder / rewritten_name(name), sizes) as writer:
+    with ShardWriter(folder / rewritten_name(name), sizes, language) as writer:
         for level, table in tables.items():
             first = 0
             for batch in table.to_batches():

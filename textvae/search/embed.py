@@ -79,6 +79,7 @@ def embed_corpus(
         FORMAT,
         origin.sha256,
         dtype,
+        model.processor.language if known is None else known.language,
         data_fingerprint(documents.ids, documents.token_counts),
         batch_tokens,
         shard_documents or default_shard_documents(len(documents)),
@@ -88,7 +89,7 @@ def embed_corpus(
     _write_shards(model, documents, folder, embedding, process, start_over, kept)
     if process.is_main_process:
         rows = embedding.first_row + len(documents)
-        describe(folder, origin, dtype, rows, (*kept, *embedding.shards)).write(folder)
+        describe(folder, origin, dtype, embedding.language, rows, (*kept, *embedding.shards)).write(folder)
         if known is None:
             os.replace(folder, out)
     process.wait_for_everyone()
@@ -183,7 +184,7 @@ def _write(
     walked = walk_groups(documents, all_groups, model.layout, model.device, process=process, purpose="embeddings")
     for name, rows in shards.items():
         content = Content()
-        with ShardWriter(folder / name, sizes) as shard:
+        with ShardWriter(folder / name, sizes, embedding.language) as shard:
             for group in islice(walked, len(groups[name])):
                 write_group(model, group, shard, embedding.first_row)
                 for document in group.members:

@@ -18,6 +18,7 @@ from textvae.search.embedder import TextEmbedder
 from textvae.search.filters import Only, left_by
 from textvae.search.lexical import Lexical
 from textvae.search.passages import Asked, Passages
+from textvae.search.postings import read_postings
 from textvae.search.query import checked_query, embed_query, query_features
 from textvae.search.results import Passage, SearchResult
 from textvae.search.similarity import similarities
@@ -100,7 +101,7 @@ class Index:
         if by in ("encoder", "hybrid") and asked is not None:
             found.append(self._passages.scores(asked, level))
         if by == "hybrid":
-            found.append(self._lexical(level, model.processor.language).scores(checked_query(query)))
+            found.append(self._lexical(level).scores(checked_query(query)))
         if len(found) == 1:
             return found[0]
         return sum((scores - scores.mean()) / max(scores.std(), SMALLEST_DEVIATION) for scores in found)
@@ -154,13 +155,15 @@ class Index:
                 raise ValueError(f"'{self.folder}' is damaged ({error}); embed the corpus again") from None
         return self._known_passages
 
-    def _lexical(self, level: str, language: str) -> Lexical:
+    def _lexical(self, level: str) -> Lexical:
         if level not in self._known_words:
-            try:
-                texts = self._units(level).column("text").to_pylist()
-            except UnicodeDecodeError as error:
-                raise ValueError(f"'{self.folder}' is damaged ({error}); embed the corpus again") from None
-            self._known_words[level] = Lexical(texts, language)
+            lengths, first, shards = self._units(level).column("length").to_numpy(), 0, []
+            for name in self.description.shards:
+                described = self.description.shard(self.folder, name).levels[level]
+                of_shard = lengths[first : first + described.units]
+                shards.append(read_postings(self.folder, name, level, described.postings, of_shard))
+                first += described.units
+            self._known_words[level] = Lexical(shards)
         return self._known_words[level]
 
     def _topics(self, model: HierarchicalTextVAE, level: str) -> tuple[Tensor, Tensor]:

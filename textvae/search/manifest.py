@@ -13,7 +13,9 @@ from textvae.search.storage import FORMAT, SHARD_FILE, IndexDescription, LevelDe
 from textvae.search.units import mapped
 
 
-def describe(folder: Path, model: ModelOrigin, dtype: str, rows: int, shards: Iterable[str]) -> IndexDescription:
+def describe(
+    folder: Path, model: ModelOrigin, dtype: str, language: str, rows: int, shards: Iterable[str]
+) -> IndexDescription:
     """An index that consists of `shards` of `folder`, in that order, which are taken as they are: what was not written
     just now is to be verified before. `rows`: documents that were ever embedded into it."""
     described = {name: ShardDescription.read(folder / name) for name in shards}
@@ -25,6 +27,7 @@ def describe(folder: Path, model: ModelOrigin, dtype: str, rows: int, shards: It
         FORMAT,
         model,
         dtype,
+        language,
         rows,
         sum(part.documents for part in parts),
         _num_sources(folder, described, next(iter(levels))),

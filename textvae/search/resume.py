@@ -36,6 +36,8 @@ class Embedding:
     """SHA-256 of its weights."""
     dtype: str
     """Of its weights as they were loaded."""
+    language: str
+    """Whose most common words BM25 does not count."""
     data: DataFingerprint
     batch_tokens: int
     shard_documents: PositiveInt
@@ -57,6 +59,7 @@ class Embedding:
             "format": "the version of textvae",
             "model": "the model",
             "dtype": "--dtype",
+            "language": "the language of the model's data",
             "data": "the data",
             "batch_tokens": f"--batch-tokens (then {begun.batch_tokens})",
             "shard_documents": f"--shard-documents (then {begun.shard_documents})",

@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -19,6 +19,7 @@ import pyarrow
 from textvae.atomic import partial, sync
 from textvae.damage import sha256_of
 from textvae.search.moments import Moments
+from textvae.search.postings import WordCounter, postings_file
 from textvae.search.storage import ShardDescription, ShardLevel
 from textvae.search.units import UnitRows, unit_schema, units_file
 
@@ -34,14 +35,15 @@ class LevelSize:
 class ShardWriter:
     """Writes the shard `path` of levels of these sizes, top first; a context, within which it is finished or left."""
 
-    def __init__(self, path: Path, sizes: Mapping[str, LevelSize]) -> None:
+    def __init__(self, path: Path, sizes: Mapping[str, LevelSize], language: str) -> None:
+        """`language`: of the texts, as in `postings.words_of`."""
         self.path = path
         self._aside = partial(path)
         shutil.rmtree(self._aside, ignore_errors=True)  # of a writer that was killed
         self._aside.mkdir(parents=True)
         self._stack = ExitStack()
         self._levels = {
-            name: self._stack.enter_context(_LevelWriter(units_file(self._aside, name), size))
+            name: self._stack.enter_context(_LevelWriter(self._aside, name, size, language))
             for name, size in sizes.items()
         }
 
@@ -67,15 +69,19 @@ class ShardWriter:
 
 
 class _LevelWriter:
-    def __init__(self, path: Path, size: LevelSize) -> None:
-        self.path, self.size = path, size
+    def __init__(self, shard: Path, name: str, size: LevelSize, language: str) -> None:
+        self.path, self.postings, self.size = units_file(shard, name), postings_file(shard, name), size
         self.schema = unit_schema(size.latent, size.features)
         self.moments = Moments.of(np.empty((0, size.latent)))
-        self._file = pyarrow.OSFile(str(path), "wb")
+        self.words = WordCounter(language)
+        self._file = pyarrow.OSFile(str(self.path), "wb")
         self._stream = pyarrow.ipc.new_stream(self._file, self.schema)
 
     def write(self, rows: UnitRows) -> None:
-        self._stream.write_batch(rows.batch(self.schema))
+        texts = rows.columns["text"]
+        lengths = self.words.add(texts.to_pylist() if isinstance(texts, pyarrow.Array) else texts)
+        columns = {**rows.columns, "length": pyarrow.array(lengths)}
+        self._stream.write_batch(replace(rows, columns=columns).batch(self.schema))
         self.moments += Moments.of(rows.embeddings)
 
     def __enter__(self) -> Self:
@@ -86,9 +92,15 @@ class _LevelWriter:
         self._file.close()
 
     def described(self) -> ShardLevel:
-        """Of a file that is closed, which is brought to the disk."""
-        sync(self.path)
-        moments = self.moments
+        """Of files that are closed, which are brought to the disk."""
+        self.words.write(self.postings)
+        for path in (self.path, self.postings):
+            sync(path)
         return ShardLevel(
-            moments.count, moments.mean.tolist(), moments.squares.tolist(), self.size.features, sha256_of(self.path)
+            self.moments.count,
+            self.moments.mean.tolist(),
+            self.moments.squares.tolist(),
+            self.size.features,
+            sha256_of(self.path),
+            sha256_of(self.postings),
         )

@@ -1,9 +1,10 @@
 """What an index says of itself, in JSON.
 
-INDEX/index.json                      the model that made it; units, mean and deviation of every level; its shards
-INDEX/embedding.json                  what was embedded into it last, and how (`search.resume`)
-INDEX/shard-000000008192/shard.json   a shard: its documents, in the order of the data; of every level units and moments
-INDEX/shard-000000008192/LEVEL.arrow  the units of a level (`search.units`)
+INDEX/index.json                    the model that made it; units, mean and deviation of every level; its shards
+INDEX/embedding.json                what was embedded into it last, and how (`search.resume`)
+INDEX/SHARD/shard.json              a shard: its documents, in the order of the data; of every level units and moments
+INDEX/SHARD/LEVEL.arrow             the units of a level (`search.units`)
+INDEX/SHARD/LEVEL.postings.arrow    their words (`search.postings`)
 
 A shard is whole or not there, and is part of the index once `index.json` names it.
 
@@ -84,6 +85,8 @@ class ShardLevel:
     """As in `LevelDescription`."""
     sha256: str
     """Of its file."""
+    postings: str
+    """SHA-256 of that of its words."""
 
     @property
     def moments(self) -> Moments:
@@ -117,6 +120,8 @@ class IndexDescription:
     model: ModelOrigin
     dtype: str
     """Of its weights when it embedded."""
+    language: str
+    """Whose most common words BM25 does not count."""
     rows: PositiveInt
     """Documents that were ever embedded: every one has a number of its own, which is not given again."""
     documents: PositiveInt

@@ -32,6 +32,7 @@ def unit_schema(size: int, feature_size: int = 0) -> pyarrow.Schema:
             "label": pyarrow.string(),
             "parent": pyarrow.int64(),  # row of the unit of the next level above, in the same shard; null at the top
             "text": pyarrow.string(),
+            "length": pyarrow.int32(),  # words of it that BM25 counts (`search.postings`)
             "normaliser": pyarrow.float32(),  # of its words (`search.words`); null for a model without topics
             "embedding": pyarrow.list_(pyarrow.float32(), size),
         }
@@ -45,7 +46,7 @@ class UnitRows:
     embeddings: np.ndarray
     """[R, Z] in float32."""
     columns: Mapping[str, Sequence[Any] | pyarrow.Array]
-    """By name, the columns of `unit_schema` that are no vectors."""
+    """By name, the columns of `unit_schema` that are no vectors; `length` is counted when they are written."""
     features: np.ndarray | None = None
     """[R, F] in float16, of the lowest level."""
 
@@ -103,8 +104,8 @@ def read_units(folder: Path, shard: str, name: str, level: ShardLevel) -> pyarro
         vectors = ("embedding", "features") if level.features else ("embedding",)
         for column in ("parent", *vectors):
             table.column(column).validate(full=True)
-        if any(table.column(column).null_count for column in vectors):
-            raise pyarrow.ArrowInvalid("an embedding is null")
+        if any(table.column(column).null_count for column in ("length", *vectors)):
+            raise pyarrow.ArrowInvalid("an embedding or a length is null")
     except (pyarrow.ArrowException, OSError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"'{path}' is damaged ({reason}); {AGAIN}") from None
