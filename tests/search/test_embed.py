@@ -140,7 +140,7 @@ def test_a_shard_has_a_document(run: str, tmp_path: Path, capsys: pytest.Capture
 def test_two_processes_write_the_files_that_one_does(
     model: HierarchicalTextVAE, run: str, prepared: Path, tmp_path: Path
 ) -> None:
-    """From the start, and going on where one was interrupted."""
+    """From the start, going on where one was interrupted, and appending."""
     options = ("--batch-tokens", "100", "--shard-documents", "5")
 
     def command(out: str) -> list[str]:
@@ -149,11 +149,16 @@ def test_two_processes_write_the_files_that_one_does(
     half = interrupted(open_documents(str(prepared), model.processor, "train"), 12)
     with pytest.raises(KeyboardInterrupt):
         embed_corpus(model, half, tmp_path / "half", run, 100, shard_documents=5)
-    printed = forked(2, command("two"), command("half"))
-    assert printed.count("embedded into") == 2
+    (tmp_path / "more.jsonl").write_text('{"text": "The wind rose."}\n{"text": "Is there soup?"}\n', encoding="utf-8")
+    more = {out: [*command(out), "--append", "--shard-documents", "1"] for out in ("one", "two", "half")}
+    for arguments in more.values():
+        arguments[arguments.index(str(prepared))] = str(tmp_path / "more.jsonl")
+    printed = forked(2, command("two"), command("half"), more["two"], more["half"])
+    assert printed.count("embedded into") == 4
     assert printed.count("going on after 10 documents") == 1
     assert run_script(*command("one")) == 0
     assert len(IndexDescription.read(tmp_path / "one").shards) > 3
+    assert run_script(*more["one"]) == 0
     for out in ("two", "half"):
         assert differing(tmp_path / out, tmp_path / "one") == []
 

@@ -206,7 +206,8 @@ class Index:
         return np.concatenate(list(embeddings_of(found)))
 
     def rows(self, level: str) -> np.ndarray:
-        """[U] row, in the data that were embedded, of the document that each unit of a level is of."""
+        """[U] number, among all documents that were ever embedded, of the one that each unit of a level is of: its row
+        in the data, where they were embedded at once."""
         return self._units(level).column("row").to_numpy()
 
     def _units(self, level: str) -> pyarrow.Table:

@@ -90,9 +90,9 @@ def begun_in(folder: Path, embedding: Embedding, start_over: bool) -> bool:
 
     Raises ValueError where another one was begun and not finished, unless it is to be forgotten (`start_over`).
     """
-    begun = Embedding.read(folder)
+    begun = None if start_over else Embedding.read(folder)
     # A finished one's numbers are taken: what comes after it has others.
-    if begun is None or begun.first_row != embedding.first_row or start_over:
+    if begun is None or begun.first_row != embedding.first_row:
         return False
     if changed := embedding.changed(begun):
         raise ValueError(
