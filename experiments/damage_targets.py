@@ -99,7 +99,7 @@ def build(folder: Path) -> dict[str, Target]:
             lambda file: file.name != CHECKSUMS_FILE,
         ),
         "data set": Target(data, of(data), lambda: read_data(data), lambda file: file.name != METADATA_FILE),
-        "index": Target(index, of(index), lambda: read_index(index), lambda file: file.suffix == ".arrow"),
+        "index": Target(index, of(index), lambda: read_index(index), lambda file: file.parent != index),
         "resume": Target(
             run,
             (trained.config, trained.metrics, *of(trained.checkpoints)),

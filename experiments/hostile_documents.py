@@ -208,7 +208,7 @@ def _check_part(
     scores = score_documents(model, opened, "elbo", 1)
     failures += [f"{score.source}: scored {score.nll}" for score in scores if not math.isfinite(score.nll)]
     index = embed_corpus(model, opened, folder / "index", run)
-    units = {name: sum(level.units) for name, level in index.levels.items()}
+    units = {name: level.units for name, level in index.levels.items()}
     expected = {"document": len(split), "sentence": account.sentences}
     if {name: units[name] for name in expected} != expected:
         failures.append(f"{folder.name}: embedded {units}, not {expected}")

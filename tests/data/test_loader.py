@@ -11,7 +11,6 @@ from test_batch import LAYOUT
 from textvae.data.dataset import Documents
 from textvae.data.document import EncodedDocument
 from textvae.data.loader import (
-    Order,
     TrainingSteps,
     evaluation_groups,
     gather_in_order,
@@ -108,24 +107,20 @@ def test_the_loader_starts_anywhere(num_workers: int) -> None:
 
 
 @pytest.mark.parametrize("num_processes", [1, 2, 3, 50])
-@pytest.mark.parametrize("order", ["length", "data"])
 def test_evaluation_takes_every_document_in_the_same_group_for_any_number_of_processes(
-    order: Order, num_processes: int
+    num_processes: int,
 ) -> None:
-    whole = evaluation_groups(COUNTS, BUDGET, order=order)
+    whole = evaluation_groups(COUNTS, BUDGET)
     assert len(whole) > 1
     assert sorted(chain.from_iterable(whole)) == list(range(len(COUNTS)))
     shares = [
-        evaluation_groups(COUNTS, BUDGET, order=order, process=process, num_processes=num_processes)
+        evaluation_groups(COUNTS, BUDGET, process=process, num_processes=num_processes)
         for process in range(num_processes)
     ]
     assert sorted(chain.from_iterable(shares)) == sorted(whole)
     groups = [COUNTS[group].tolist() for share in shares for group in share]
     assert all(sum(group) <= BUDGET for group in groups)
-    if order == "length":
-        assert all(group == sorted(group) for group in groups)
-    else:
-        assert list(chain.from_iterable(chain.from_iterable(shares))) == list(range(len(COUNTS)))
+    assert all(group == sorted(group) for group in groups)
     loads = [sum(COUNTS[group].sum() for group in share) for share in shares]
     assert max(loads) - min(loads) <= 2 * BUDGET
     if num_processes == 50:
@@ -133,13 +128,12 @@ def test_evaluation_takes_every_document_in_the_same_group_for_any_number_of_pro
 
 
 @pytest.mark.parametrize("workers", [0, 3])
-@pytest.mark.parametrize("order", ["length", "data"])
-def test_the_walk_gives_each_document_with_its_row_and_its_place_in_a_batch(order: Order, workers: int) -> None:
+def test_the_walk_gives_each_document_with_its_row_and_its_place_in_a_batch(workers: int) -> None:
     members = [tiny.document(f"doc-{number}", [2], [1, number % 3 + 1]) for number in range(17)]
     documents = Documents.of(members)
-    found = list(walk(documents, LAYOUT, CPU, batch_tokens=40, order=order, workers=workers))
+    found = list(walk(documents, LAYOUT, CPU, batch_tokens=40, workers=workers))
     assert len(found) > 2
-    assert [group.rows for group in found] == evaluation_groups(documents.token_counts, 40, order=order)
+    assert [group.rows for group in found] == evaluation_groups(documents.token_counts, 40)
     for group in found:
         assert [member.id for member in group.members] == [documents.ids[row] for row in group.rows]
         assert list(group.batch.ids) == [documents.ids[row] for row in group.rows]
@@ -151,7 +145,7 @@ def test_workers_read_ahead_but_not_the_whole_corpus() -> None:
     members = [tiny.document(f"doc-{number}", [1], [1]) for number in range(20)]
     read: list[int] = []
     documents = replace(Documents.of(members), read=lambda row: read.append(row) or members[row])
-    groups = walk(documents, LAYOUT, CPU, batch_tokens=1, order="data", workers=3)
+    groups = walk(documents, LAYOUT, CPU, batch_tokens=1, workers=3)
     next(groups)
     time.sleep(0.2)
     # Three wait, and one is being taken.
@@ -165,8 +159,8 @@ def test_what_a_worker_cannot_read_is_said_where_the_walk_is() -> None:
         raise ValueError(f"row {row} is damaged")
 
     documents = replace(Documents.of(tiny.documents()), read=unreadable)
-    with pytest.raises(ValueError, match="row 0 is damaged"):
-        list(walk(documents, LAYOUT, CPU, batch_tokens=1, order="data", workers=2))
+    with pytest.raises(ValueError, match="row 1 is damaged"):
+        list(walk(documents, LAYOUT, CPU, batch_tokens=1, workers=2))
 
 
 def test_an_empty_split_is_refused() -> None:

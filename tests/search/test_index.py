@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from run_scripts import forked, run_script
 from tiny import DOCUMENT, FOUR, perturb
 
 from textvae.build import build_model
@@ -19,12 +18,17 @@ from textvae.data.dataset import Documents
 from textvae.data.document import EncodedDocument, SourceDocument
 from textvae.data.text.processor import DocumentProcessor
 from textvae.runs import load_run
-from textvae.search.embed import embed_corpus, unit_texts
-from textvae.search.index import Index, embed_query
-from textvae.search.storage import IndexDescription, Moments, embeddings_of, read_level
+from textvae.search.embed import embed_corpus
+from textvae.search.index import Index
+from textvae.search.moments import Moments
+from textvae.search.query import embed_query
+from textvae.search.rows import unit_texts
+from textvae.search.storage import IndexDescription
+from textvae.search.units import embeddings_of, read_level
 from textvae.text_vae import HierarchicalTextVAE
 
 MakeRun = Callable[..., str]
+SHARD = "shard-000000000000"
 TEXTS = {
     "harbour": "The harbour lay quiet. A single boat moved out.\n\nOld Marta watched it.",
     "soup": "Is there soup? Everybody laughed.\n\nThe wind rose in the afternoon. It was late.",
@@ -383,8 +387,10 @@ def test_an_index_fetches_nothing(index: Path, monkeypatch: pytest.MonkeyPatch, 
         (lambda values: values.update(levels={}), "levels"),
         (lambda values: values["levels"]["document"]["std"].pop(), "mean and std differ in length"),
         (lambda values: values["levels"]["document"].update(mean=["x"]), "levels.document.mean"),
-        (lambda values: values["levels"]["document"].update(units=[3]), "not 3"),
-        (lambda values: values["levels"]["document"].update(units=[2, 2]), "units and sha256 differ in length"),
+        (lambda values: values["levels"]["document"].update(units=3), "(4 documents, not 3)"),
+        (lambda values: values["shards"].update({"../elsewhere": values["shards"].popitem()[1]}), "'../elsewhere'"),
+        (lambda values: values["shards"].update({SHARD: "0" * 64}), "shard.json' is damaged"),
+        (lambda values: values["levels"].pop("sentence"), "its levels are not the index's"),
         (lambda values: values.pop("model"), "model"),
     ],
 )
@@ -401,7 +407,7 @@ def test_a_damaged_description_is_said_in_a_line(
     assert message in error
 
 
-@pytest.mark.parametrize("name", ["index.json", "document/shard-00000-of-00001.arrow"])
+@pytest.mark.parametrize("name", ["index.json", f"{SHARD}/shard.json", f"{SHARD}/document.arrow"])
 def test_no_damaged_byte_makes_a_traceback(index: Path, name: str) -> None:
     """A search finds something, or says in a line what is damaged."""
     path, sought = index / name, np.ones(8, dtype=np.float32)
@@ -422,31 +428,3 @@ def test_no_damaged_byte_makes_a_traceback(index: Path, name: str) -> None:
         path.write_bytes(whole[:size])
         with pytest.raises(ValueError, match=r"is damaged|is not JSON|no index"):
             Index(index).nearest(sought, "document")
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("one_thread")
-def test_two_processes_write_the_index_that_one_does(
-    run: str, prepared: Path, tmp_path: Path, model: HierarchicalTextVAE
-) -> None:
-    def command(out: str) -> list[str]:
-        return ["textvae/cli/main.py", "embed", str(prepared), "--model", run, "--out", str(tmp_path / out)]
-
-    printed = forked(2, [*command("two"), "--batch-tokens", "100"])
-    assert printed.count("embedded into") == 1
-    assert run_script(*command("one"), "--batch-tokens", "100") == 0
-    one, two = (IndexDescription.read(tmp_path / name) for name in ("one", "two"))
-    for name, level in one.levels.items():
-        assert len(two.levels[name].units) == 2
-        assert min(two.levels[name].units) > 0
-        np.testing.assert_allclose(two.levels[name].mean, level.mean, atol=1e-5)
-        np.testing.assert_allclose(two.levels[name].std, level.std, atol=1e-5)
-        rows = [read_level(tmp_path / out, index, name) for out, index in (("one", one), ("two", two))]
-        for column in rows[0].column_names:
-            both = [table.column(column).to_pylist() for table in rows]
-            if column in ("embedding", "normaliser", "features"):
-                # Rows of other batches: a half-precision feature may fall on either side.
-                atol = 2e-3 if column == "features" else 1e-5
-                np.testing.assert_allclose(*(np.asarray(values, dtype=float) for values in both), atol=atol)
-            else:
-                assert both[0] == both[1]

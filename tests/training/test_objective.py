@@ -6,7 +6,7 @@ import tiny
 import torch
 
 from textvae.config import ObjectiveConfig, RatePolicy
-from textvae.search.index import similarities
+from textvae.search.similarity import similarities
 from textvae.search.storage import LevelDescription
 from textvae.training.objective import (
     SCALE_LIMIT,
@@ -84,10 +84,10 @@ def test_similarity_is_an_auxiliary_loss_and_no_part_of_what_is_reported() -> No
 
 
 def test_the_similarity_of_latents_is_that_of_an_index() -> None:
-    """Standardised as `search.index.similarities` does it, one document after the other."""
+    """Standardised as `search.similarity.similarities` does it, one document after the other."""
     torch.manual_seed(0)
     means, states = torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 7, dtype=torch.float64)
-    described = LevelDescription([5], means.mean(0).tolist(), means.std(0, correction=0).tolist(), [""])
+    described = LevelDescription(5, means.mean(0).tolist(), means.std(0, correction=0).tolist())
     found = similarity_loss(means, states)
     for row in range(5):
         ours = similarities(means.numpy(), means[row].numpy(), described)

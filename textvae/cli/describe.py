@@ -6,7 +6,7 @@ import argparse
 
 from textvae.cli.common import add_model, load_model, shortened
 from textvae.data.sources.files import read_document
-from textvae.search.embed import unit_texts
+from textvae.search.rows import unit_texts
 from textvae.writing.describe import describe
 
 

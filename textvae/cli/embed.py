@@ -15,11 +15,27 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "embed",
         help="embed a corpus at every level",
         description="Embed a corpus at every level. Several processes share it: accelerate launch -m textvae.cli.main "
-        "embed ...",
+        "embed ... What was killed goes on where it stood when the same command is given again.",
     )
     parser.add_argument("source", help=f"prepared data set, or a source: {SOURCES}")
     parser.add_argument("--out", required=True, metavar="INDEX", help="folder to write")
     parser.add_argument("--split", default="train", help="split of the source (default: %(default)s)")
+    parser.add_argument(
+        "--shard-documents",
+        type=int,
+        metavar="N",
+        help="documents of a shard, all that a kill costs (default: a sixteenth of them, at least 64, at most 8,192)",
+    )
+    parser.add_argument(
+        "--append",
+        action="store_true",
+        help="add the documents to the index that is there, which the same model made and which has none of their ids",
+    )
+    parser.add_argument(
+        "--start-over",
+        action="store_true",
+        help="forget what a killed embedding into this folder has done, of these data or others",
+    )
     add_source_options(parser)
     add_model(parser, batch_tokens=True)
     parser.set_defaults(command=run)
@@ -31,7 +47,17 @@ def run(arguments: argparse.Namespace) -> None:
     documents = open_source(arguments, arguments.source, model, arguments.split)
     if process.is_main_process:
         print(documents)
-    index = embed_corpus(model, documents, arguments.out, arguments.model, arguments.batch_tokens, process)
+    index = embed_corpus(
+        model,
+        documents,
+        arguments.out,
+        arguments.model,
+        arguments.batch_tokens,
+        process,
+        shard_documents=arguments.shard_documents,
+        append=arguments.append,
+        start_over=arguments.start_over,
+    )
     if process.is_main_process:
-        counts = ", ".join(f"{sum(level.units)} {name}s" for name, level in index.levels.items())
+        counts = ", ".join(f"{level.units} {name}s" for name, level in index.levels.items())
         print(f"embedded into {arguments.out}: {counts}")

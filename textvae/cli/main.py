@@ -6,10 +6,10 @@ import argparse
 from collections.abc import Sequence
 
 from textvae import __version__
-from textvae.cli import adapt, describe, embed, generate, interpolate, merge, prepare, reconstruct, search
+from textvae.cli import adapt, delete, describe, embed, generate, interpolate, merge, prepare, reconstruct, search
 from textvae.cli.common import add_verbosity, exit_status
 
-COMMANDS = (prepare, generate, interpolate, reconstruct, describe, adapt, embed, search, merge)
+COMMANDS = (prepare, generate, interpolate, reconstruct, describe, adapt, embed, search, delete, merge)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,7 +10,8 @@ from dataclasses import asdict
 from typing import get_args
 
 from textvae.cli.common import add_model, load_model, shortened
-from textvae.search.index import FIELDS, By, Index, Only
+from textvae.search.filters import FIELDS, Only
+from textvae.search.index import By, Index
 from textvae.text_vae import HierarchicalTextVAE
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -87,9 +87,6 @@ def training_loader(steps: TrainingSteps, first: int, num_workers: int) -> DataL
     )
 
 
-Order = Literal["length", "data"]
-
-
 @dataclass(frozen=True)
 class DocumentGroup:
     """Documents that are evaluated together."""
@@ -108,7 +105,6 @@ def walk(
     *,
     batch_tokens: int,
     process: PartialState | Accelerator | None = None,
-    order: Order = "length",
     purpose: str | None = None,
     workers: int | None = None,
 ) -> Iterator[DocumentGroup]:
@@ -122,10 +118,24 @@ def walk(
     groups = evaluation_groups(
         documents.token_counts,
         batch_tokens,
-        order=order,
         process=process.process_index,
         num_processes=process.num_processes,
     )
+
+    yield from walk_groups(documents, groups, layout, device, process=process, purpose=purpose, workers=workers)
+
+
+def walk_groups(
+    documents: Documents,
+    groups: Sequence[list[int]],
+    layout: BatchLayout,
+    device: torch.device,
+    *,
+    process: PartialState | Accelerator,
+    purpose: str | None = None,
+    workers: int | None = None,
+) -> Iterator[DocumentGroup]:
+    """`walk`, over the documents of `groups`, lists of their rows, in that order; all of them are for this process."""
 
     def load(rows: list[int]) -> tuple[list[int], list[EncodedDocument], DocumentBatch]:
         members = [documents.read(row) for row in rows]
@@ -145,27 +155,20 @@ def evaluation_groups(
     token_counts: np.ndarray,
     batch_tokens: int,
     *,
-    order: Order = "length",
     process: int = 0,
     num_processes: int = 1,
 ) -> list[list[int]]:
     """One process's rows in groups of at most `batch_tokens` predicted tokens; a longer document is a group of its
     own.
 
-    Documents share a group with the same others whatever the number of processes; only who takes it changes. By
-    `length`, members are of similar length, the shortest come first, and every process gets about the same number
-    of tokens. By `data`, the groups follow the data, process after process. A process may be left without any.
+    Documents share a group with the same others whatever the number of processes; only who takes it changes. Members
+    are of similar length, the shortest come first, and every process gets about the same number of tokens, or is left
+    without any.
     """
-    rows = np.arange(len(token_counts))
-    if order == "length":
-        rows = np.argsort(token_counts, kind="stable")
+    rows = np.argsort(token_counts, kind="stable")
     groups = [group.tolist() for group in fill(rows, token_counts, batch_tokens)]
     loads = np.asarray([token_counts[group].sum() for group in groups])
-    if order == "length":
-        mine = sorted(share(np.arange(len(groups)), loads, num_processes)[process].tolist())
-    else:
-        middle = np.cumsum(loads) - loads / 2
-        mine = np.flatnonzero(middle * num_processes // max(1, loads.sum()) == process).tolist()
+    mine = sorted(share(np.arange(len(groups)), loads, num_processes)[process].tolist())
     return [groups[group] for group in mine]
 
 

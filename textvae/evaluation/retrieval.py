@@ -23,8 +23,9 @@ from textvae.data.document import EncodedDocument
 from textvae.data.loader import walk
 from textvae.model.unit_transformer import segment_mean
 from textvae.search.embed import embed_corpus
-from textvae.search.index import By, Index, checked_query, query_features
+from textvae.search.index import By, Index
 from textvae.search.lexical import Lexical
+from textvae.search.query import checked_query, query_features
 from textvae.text_vae import HierarchicalTextVAE
 
 MEASURES = {"ndcg@10": nDCG @ 10, "recall@100": R @ 100, "mrr@10": RR @ 10}
@@ -124,7 +125,7 @@ def rank(
     dims = min(model.hierarchy.stack[index.levels[0]].latent_size, *means.shape)
     pca = PCA(dims, random_state=0).fit(means)
     yield "encoder_pca", dims, dict(zip(queries, _cosines(pca.transform(asked), pca.transform(means)), strict=True))
-    lexical = Lexical([held.read(row).text() for row in range(len(held))], model.processor.language)
+    lexical = Lexical.of([held.read(row).text() for row in range(len(held))], model.processor.language)
     yield "bm25", None, {query: lexical.scores(text) for query, text in queries.items()}
 
 

@@ -1,34 +1,45 @@
-"""Embed a corpus at every level: the rows are written as they are made, and the index appears when it is whole.
+"""Embed a corpus at every level, shard by shard: an embedding that is killed goes on, and an index grows.
 
-Embeddings are posterior means, inferred with the ancestors' means. Beside those of the lowest level stand the
-pretrained encoder's pooled states of the same units, which short queries are found by.
+An index is made aside, and appears when it is whole. What is appended to one is part of it from the moment at which
+`index.json` names it.
 """
 
 from __future__ import annotations
 
-import shutil
+import logging
+import os
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
-from functools import reduce
-from operator import add
+from itertools import chain, islice
 from pathlib import Path
 
-import torch
+import numpy as np
+import pyarrow
+import pyarrow.compute
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from torch import Tensor
 
-from textvae.damage import sha256_of
-from textvae.data.batch import DocumentBatch
+from textvae.atomic import partial
 from textvae.data.dataset import Documents
-from textvae.data.document import EncodedDocument
-from textvae.data.loader import DocumentGroup, walk
-from textvae.model.unit_transformer import segment_mean
+from textvae.data.fingerprint import data_fingerprint
+from textvae.data.loader import walk_groups
+from textvae.data.plan import fill, share
+from textvae.search.manifest import describe
 from textvae.search.origin import ModelOrigin
-from textvae.search.storage import FORMAT, IndexDescription, LevelDescription, Moments, ShardWriter
-from textvae.search.words import normalisers, unit_topics
+from textvae.search.resume import (
+    Content,
+    Embedding,
+    begun_in,
+    changed_shards,
+    default_shard_documents,
+    remove_shards,
+)
+from textvae.search.rows import level_sizes, write_group
+from textvae.search.shard import ShardWriter
+from textvae.search.storage import FORMAT, IndexDescription
+from textvae.search.units import read_level
 from textvae.text_vae import HierarchicalTextVAE
+
+logger = logging.getLogger("textvae")
 
 
 def embed_corpus(
@@ -38,147 +49,144 @@ def embed_corpus(
     run: str,
     batch_tokens: int = 8192,
     process: PartialState | None = None,
+    *,
+    shard_documents: int | None = None,
+    append: bool = False,
+    start_over: bool = False,
 ) -> IndexDescription:
-    """Write an index of all `documents` with the model of `run`; of several processes each writes a shard.
+    """Write an index of all `documents` with the model of `run`; several processes share the shards.
 
-    It is written aside, and renamed to `out` when it is whole. Raises ValueError when the model has no latents or
-    the folder exists.
+    It is written aside, and renamed to `out` when it is whole; one that was killed goes on after the last shards that
+    it finished, and its files are those that it would have written at once. `shard_documents`: of a shard (default: a
+    sixteenth of them, at least 64 and at most 8,192); `append` adds the documents to the index `out`, which was made by
+    the same model and has none of their ids; `start_over` forgets what was begun. Raises ValueError when the model has
+    no latents, the folder exists (or is no such index), or an embedding of other data, or with another model or other
+    options, was begun there.
     """
-    process = process or PartialState()
-    out = Path(out)
-    if out.exists():
-        raise ValueError(f"'{out}' exists already: remove it, or choose another folder (--out)")
+    process, out = process or PartialState(), Path(out)
     if not model.level_names:
         raise ValueError(f"'{run}' is a plain language model: it has no latents to embed with")
-    partial = out.parent / f".{out.name}.partial"
-    if process.is_main_process:
-        shutil.rmtree(partial, ignore_errors=True)  # of an embedding that was killed
-        partial.mkdir(parents=True)
-    process.wait_for_everyone()
-    parts: list[dict[str, Shard]] = gather_object([_write_shard(model, documents, partial, batch_tokens, process)])
-    totals = {name: reduce(add, (part[name].moments for part in parts)) for name in model.level_names}
-    description = IndexDescription(
-        format=FORMAT,
-        model=ModelOrigin.of(run, out),
-        documents=len(documents),
-        sources=documents.num_sources,
-        levels={
-            name: LevelDescription(
-                [part[name].moments.count for part in parts],
-                total.mean.tolist(),
-                total.std.tolist(),
-                [part[name].sha256 for part in parts],
-                _feature_size(model, name),
-            )
-            for name, total in totals.items()
-        },
+    if shard_documents is not None and shard_documents < 1:
+        raise ValueError(f"--shard-documents is {shard_documents}; it must be 1 or more")
+    dtype = " and ".join(sorted({str(weight.dtype).removeprefix("torch.") for weight in model.parameters()}))
+    known = _known(out, run, dtype, documents.ids) if append else None
+    if known is None and out.exists():
+        raise ValueError(
+            f"'{out}' exists already: remove it, choose another folder (--out), or add to it with --append"
+        )
+    origin, folder = (ModelOrigin.of(run, out), partial(out)) if known is None else (known.model, out)
+    embedding = Embedding(
+        FORMAT,
+        origin.sha256,
+        dtype,
+        model.processor.language if known is None else known.language,
+        data_fingerprint(documents.ids, documents.token_counts),
+        batch_tokens,
+        shard_documents or default_shard_documents(len(documents)),
+        first_row=0 if known is None else known.rows,
     )
+    kept = () if known is None else tuple(known.shards)
+    _write_shards(model, documents, folder, embedding, process, start_over, kept)
     if process.is_main_process:
-        description.write(partial)
-        partial.rename(out)
+        rows = embedding.first_row + len(documents)
+        describe(folder, origin, dtype, embedding.language, rows, (*kept, *embedding.shards)).write(folder)
+        if known is None:
+            os.replace(folder, out)
     process.wait_for_everyone()
-    return description
+    return IndexDescription.read(out)
 
 
-@dataclass(frozen=True)
-class Shard:
-    """What is known of one process's rows of one level."""
-
-    moments: Moments
-    sha256: str
-
-
-def _write_shard(
-    model: HierarchicalTextVAE, documents: Documents, folder: Path, batch_tokens: int, process: PartialState
-) -> dict[str, Shard]:
-    """Of every level."""
-    with ExitStack() as stack:
-        writers = {
-            name: stack.enter_context(
-                closing(
-                    ShardWriter(
-                        folder / name,
-                        process.process_index,
-                        process.num_processes,
-                        model.hierarchy.stack[name].latent_size,
-                        _feature_size(model, name),
-                    )
-                )
-            )
-            for name in model.level_names
-        }
-        for group in walk(
-            documents,
-            model.layout,
-            model.device,
-            batch_tokens=batch_tokens,
-            process=process,
-            order="data",
-            purpose="embeddings",
-        ):
-            _write_group(model, group, writers)
-    return {name: Shard(writer.moments, sha256_of(writer.path)) for name, writer in writers.items()}
+def _known(out: Path, run: str, dtype: str, ids: Sequence[str]) -> IndexDescription:
+    """Of the index that documents with these `ids` are to be appended to, its shards verified. Raises ValueError where
+    they cannot be."""
+    known = IndexDescription.read(out)
+    known.model.find(out, run)  # which refuses another one
+    if known.dtype != dtype:
+        raise ValueError(
+            f"'{out}' was embedded with weights in {known.dtype}, not in {dtype}: append with the --dtype of then"
+        )
+    for name in known.shards:
+        known.shard(out, name)
+    column = read_level(out, known, next(iter(known.levels))).column("document")
+    held = pyarrow.compute.is_in(column, pyarrow.array(ids, pyarrow.string()))
+    if pyarrow.compute.any(held).as_py():
+        taken = set(column.filter(held).to_pylist())
+        first = next(name for name in ids if name in taken)
+        raise ValueError(
+            f"{len(taken)} of these documents are in '{out}' already, the first is '{first}': leave them out, or "
+            "delete what they are to replace (textvae delete)"
+        )
+    return known
 
 
-def _feature_size(model: HierarchicalTextVAE, level: str) -> int:
-    """Of the features that are stored with a level's units: none but at the lowest."""
-    assert model.encoder is not None
-    return model.encoder.feature_size if level == model.level_names[-1] else 0
+def _write_shards(
+    model: HierarchicalTextVAE,
+    documents: Documents,
+    folder: Path,
+    embedding: Embedding,
+    process: PartialState,
+    start_over: bool,
+    kept: Sequence[str],
+) -> None:
+    """Those of `embedding` that are not whole yet, into `folder`, where the shards `kept` stay in any case."""
+    begun = begun_in(folder, embedding, start_over)
+    process.wait_for_everyone()
+    if process.is_main_process and not begun:
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_shards(folder, but=kept)
+        embedding.write(folder)
+    process.wait_for_everyone()
+    whole = {name: rows for name, rows in embedding.shards.items() if (folder / name).is_dir()}
+    missing = {name: rows for name, rows in embedding.shards.items() if name not in whole}
+    # A barrier, too: whoever writes before another has looked would seem to have written in an earlier life.
+    changed = list(chain.from_iterable(gather_object(_changed(documents, folder, whole, process))))
+    if changed:
+        first = whole[min(changed)].start
+        raise ValueError(
+            f"documents that were embedded into '{folder}' are others now, those from '{documents.ids[first]}' on: go "
+            "on with the data it was begun with, or leave it with --start-over"
+        )
+    if begun and process.is_main_process:
+        logger.warning("going on after %s documents", f"{sum(map(len, whole.values())):,}")
+    _write(model, documents, folder, _shared(missing, documents.token_counts, process), embedding, process)
+    process.wait_for_everyone()
 
 
-@torch.no_grad()
-def _write_group(model: HierarchicalTextVAE, group: DocumentGroup, writers: dict[str, ShardWriter]) -> None:
-    above: str | None = None
-    features = model.sentence_features(group.batch)
-    inferred = model.latents(replace(group.batch, features=features))
-    before = {name: writer.moments.count for name, writer in writers.items()}
-    down_to: dict[str, Tensor] = {}
-    for name, latents in inferred.items():
-        down_to[name] = latents.mean
-        level = group.batch.level_number(name)
-        members = [group.members[document] for document in latents.document.tolist()]
-        parents: list[int | None] = [None] * len(members)
-        if above is not None:
-            ancestors = group.batch.ancestor(level, group.batch.level_number(above)).tolist()
-            parents = [before[above] + ancestor for ancestor in ancestors]
-        columns = {
-            "row": [group.rows[document] for document in latents.document.tolist()],
-            "document": [member.id for member in members],
-            "source_id": [member.source_id for member in members],
-            "title": [member.title for member in members],
-            "label": [member.label for member in members],
-            "parent": parents,
-            "text": unit_texts(group.members, group.batch, level),
-            "normaliser": _normalisers(model, group.batch, down_to),
-        }
-        stored = None
-        if name == model.level_names[-1]:
-            units = group.batch.ancestor(len(group.batch.levels) - 1, level)
-            stored = segment_mean(features, units, len(latents.mean)).half().cpu().numpy()
-        writers[name].write(latents.mean.float().cpu().numpy(), columns, stored)
-        above = name
+def _changed(documents: Documents, folder: Path, whole: Mapping[str, range], process: PartialState) -> list[list[str]]:
+    """`resume.changed_shards` of this process's share of those that are whole."""
+    return [changed_shards(folder, _shared(whole, documents.token_counts, process), documents.read)]
 
 
-def _normalisers(model: HierarchicalTextVAE, batch: DocumentBatch, means: Mapping[str, Tensor]) -> list[float | None]:
-    """Of the units of the last level of `means`, which has those of the levels above, too, each [U_l, Z_l]."""
-    level = batch.level_number(list(means)[-1])
-    if model.decoder.topic_head is None:
-        return [None] * len(batch.levels[level])
-    z = {name: mean[batch.ancestor(level, batch.level_number(name))] for name, mean in means.items()}
-    return normalisers(model, unit_topics(model, z)).tolist()
+def _shared(shards: Mapping[str, range], token_counts: np.ndarray, process: PartialState) -> dict[str, range]:
+    """This process's, in their order; all have about the same number of tokens."""
+    names = list(shards)
+    loads = np.asarray([token_counts[rows.start : rows.stop].sum() for rows in shards.values()])
+    mine = share(np.arange(len(names)), loads, process.num_processes)[process.process_index]
+    return {names[number]: shards[names[number]] for number in sorted(mine.tolist())}
 
 
-def unit_texts(documents: Sequence[EncodedDocument], batch: DocumentBatch, level: int) -> list[str]:
-    """The text of every unit of a level: its lowest parents' (sentences as they were separated), between blank
-    lines."""
-    sentences = [sentence for document in documents for sentence in document.sentences]
-    lowest = len(batch.levels) - 1
-    if level == lowest:
-        return [sentence.strip() for sentence in sentences]
-    parents = [""] * len(batch.levels[lowest - 1])
-    for parent, sentence in zip(batch.levels[lowest].parent.tolist(), sentences, strict=True):
-        parents[parent] += sentence
-    texts: list[list[str]] = [[] for _ in range(len(batch.levels[level]))]
-    for unit, text in zip(batch.ancestor(lowest - 1, level).tolist(), parents, strict=True):
-        texts[unit].append(text)
-    return ["\n\n".join(parts) for parts in texts]
+def _write(
+    model: HierarchicalTextVAE,
+    documents: Documents,
+    folder: Path,
+    shards: Mapping[str, range],
+    embedding: Embedding,
+    process: PartialState,
+) -> None:
+    """One shard after the other."""
+    sizes = level_sizes(model)
+    groups = {
+        name: [group.tolist() for group in fill(np.asarray(rows), documents.token_counts, embedding.batch_tokens)]
+        for name, rows in shards.items()
+    }
+    # One walk over all of them: documents are read ahead across the shards, and one bar counts them.
+    all_groups = list(chain.from_iterable(groups.values()))
+    walked = walk_groups(documents, all_groups, model.layout, model.device, process=process, purpose="embeddings")
+    for name, rows in shards.items():
+        content = Content()
+        with ShardWriter(folder / name, sizes, embedding.language) as shard:
+            for group in islice(walked, len(groups[name])):
+                write_group(model, group, shard, embedding.first_row)
+                for document in group.members:
+                    content.update(document)
+            shard.finish(len(rows), content.hexdigest())

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from textvae.search.storage import LevelDescription, Moments
+from textvae.search.moments import Moments
+from textvae.search.storage import LevelDescription
 from textvae.text_vae import HierarchicalTextVAE
 
 Vectors = np.ndarray | Tensor | list[np.ndarray] | list[Tensor]
@@ -55,7 +56,7 @@ class TextEmbedder:
         plain = cls(model, level)
         rows = np.concatenate([units.numpy() for units in plain._units(list(texts), batch_size, None)])
         moments = Moments.of(rows)
-        described = LevelDescription([len(rows)], moments.mean.tolist(), moments.std.tolist(), [""])
+        described = LevelDescription(len(rows), moments.mean.tolist(), moments.std.tolist())
         return cls(model, level, described)
 
     def get_sentence_embedding_dimension(self) -> int:

@@ -5,8 +5,6 @@ Shapes: U units, Z latent size.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,57 +14,24 @@ import pyarrow.compute
 import torch
 from torch import Tensor
 
-from textvae.data.document import SourceDocument
-from textvae.data.text.segmentation import normalise
 from textvae.search.embedder import TextEmbedder
+from textvae.search.filters import Only, left_by
 from textvae.search.lexical import Lexical
 from textvae.search.passages import Asked, Passages
-from textvae.search.storage import (
-    SMALLEST_DEVIATION,
-    IndexDescription,
-    LevelDescription,
-    ancestors,
-    embeddings_of,
-    read_level,
-)
+from textvae.search.postings import read_postings
+from textvae.search.query import checked_query, embed_query, query_features
+from textvae.search.results import Passage, SearchResult
+from textvae.search.similarity import similarities
+from textvae.search.storage import SMALLEST_DEVIATION, IndexDescription, LevelDescription
+from textvae.search.units import ancestors, embeddings_of, read_level
 from textvae.search.words import topic_head, unit_topics, word_scores
 from textvae.text_vae import HierarchicalTextVAE
-
-EXAMPLES = 8
-"""Values of a field that an error names."""
-
 
 By = Literal["hybrid", "encoder", "latents", "words", "both"]
 """What a unit is found by: `latents`, the cosine of standardised embeddings, in [-1, 1]; `words`, those of the query
 under the unit's topics (`search.words`), nats per token; `encoder`, the passages that it is made of, as the pretrained
 encoder reads them (`search.passages`), in [-1, 1]; `both`, latents and words, and `hybrid`, encoder and BM25
 (`search.lexical`), each in standard deviations over the level's units, added."""
-
-
-FIELDS = ("label", "title", "document", "source_id")
-"""What a search can be confined by: label, title and id of a document, and the id of the source it is a section of."""
-
-Only = Mapping[str, Sequence[str]]
-"""By field, the values that are sought: one of them, for every field that is named."""
-
-
-@dataclass(frozen=True)
-class Passage:
-    number: int
-    """Among the units of the lowest level that the found unit is made of, from 1."""
-    text: str
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    score: float
-    """As `By` says."""
-    document: str
-    title: str | None
-    label: str | None
-    text: str
-    passage: Passage | None = None
-    """The part that is nearest to the query; None where the unit is of the lowest level, or no query was made."""
 
 
 class Index:
@@ -136,7 +101,7 @@ class Index:
         if by in ("encoder", "hybrid") and asked is not None:
             found.append(self._passages.scores(asked, level))
         if by == "hybrid":
-            found.append(self._lexical(level, model.processor.language).scores(checked_query(query)))
+            found.append(self._lexical(level).scores(checked_query(query)))
         if len(found) == 1:
             return found[0]
         return sum((scores - scores.mean()) / max(scores.std(), SMALLEST_DEVIATION) for scores in found)
@@ -151,24 +116,7 @@ class Index:
         return self._best(self._similarities(sought, level), level, k, self._left(level, only))
 
     def _left(self, level: str, only: Only | None) -> np.ndarray | None:
-        """[U] whether `only` leaves a unit; None where it leaves all."""
-        left = None
-        for field, values in (only or {}).items():
-            if field not in FIELDS:
-                raise ValueError(f"nothing can be confined by '{field}': choose one of {', '.join(FIELDS)}")
-            column = self._units(level).column(field)
-            fits = pyarrow.compute.is_in(column, pyarrow.array(values, pyarrow.string())).to_numpy()
-            if not fits.any():
-                known = ", ".join(f"'{value}'" for value in column.unique().drop_null().to_pylist()[:EXAMPLES])
-                sought = " or ".join(f"'{value}'" for value in values)
-                raise ValueError(
-                    f"no document in '{self.folder}' has {field} {sought}"
-                    + (f"; some have {known}" if known else f": none has a {field}")
-                )
-            left = fits if left is None else left & fits
-        if left is not None and not left.any():
-            raise ValueError(f"no document in '{self.folder}' fits {dict(only or {})}, though each of them fits some")
-        return left
+        return left_by(only, self._units(level), str(self.folder))
 
     def _similarities(self, sought: np.ndarray, level: str) -> np.ndarray:
         described = self._check(level, 1)
@@ -207,13 +155,15 @@ class Index:
                 raise ValueError(f"'{self.folder}' is damaged ({error}); embed the corpus again") from None
         return self._known_passages
 
-    def _lexical(self, level: str, language: str) -> Lexical:
+    def _lexical(self, level: str) -> Lexical:
         if level not in self._known_words:
-            try:
-                texts = self._units(level).column("text").to_pylist()
-            except UnicodeDecodeError as error:
-                raise ValueError(f"'{self.folder}' is damaged ({error}); embed the corpus again") from None
-            self._known_words[level] = Lexical(texts, language)
+            lengths, first, shards = self._units(level).column("length").to_numpy(), 0, []
+            for name in self.description.shards:
+                described = self.description.shard(self.folder, name).levels[level]
+                of_shard = lengths[first : first + described.units]
+                shards.append(read_postings(self.folder, name, level, described.postings, of_shard))
+                first += described.units
+            self._known_words[level] = Lexical(shards)
         return self._known_words[level]
 
     def _topics(self, model: HierarchicalTextVAE, level: str) -> tuple[Tensor, Tensor]:
@@ -256,7 +206,8 @@ class Index:
         return np.concatenate(list(embeddings_of(found)))
 
     def rows(self, level: str) -> np.ndarray:
-        """[U] row, in the data that were embedded, of the document that each unit of a level is of."""
+        """[U] number, among all documents that were ever embedded, of the one that each unit of a level is of: its row
+        in the data, where they were embedded at once."""
         return self._units(level).column("row").to_numpy()
 
     def _units(self, level: str) -> pyarrow.Table:
@@ -279,42 +230,3 @@ class Index:
             reason = str(error).splitlines()[0]
             raise ValueError(f"'{self.folder}' is damaged ({reason}); embed the corpus again") from None
         return part.to_pylist()[0]
-
-
-def checked_query(query: str) -> str:
-    """In normal form. Raises ValueError for a query without text."""
-    text = normalise(query)
-    if not text.strip():
-        raise ValueError("the query is empty: give some words to search for")
-    return text
-
-
-def embed_query(model: HierarchicalTextVAE, query: str, level: str) -> np.ndarray:
-    """[Z] in float32: the query as a document of one unit at every level, all of it in one sentence (or, where it is
-    too long for one, the mean of its sentences). Raises ValueError for a query without text and for a level that the
-    model does not have."""
-    if level not in model.level_names:
-        raise ValueError(f"the model has no level '{level}'; it has {', '.join(model.level_names)}")
-    text = checked_query(query)
-    depth = len(model.config.hierarchy) - 1
-    units: list[Any] = [text]
-    for _ in range(depth - 1):
-        units = [units]
-    source = SourceDocument("query", units=units) if depth else SourceDocument("query", text=text)
-    latents = model.latents(model.batch(model.process([source])))
-    return latents[level].mean.float().mean(0).cpu().numpy()
-
-
-@torch.no_grad()
-def query_features(model: HierarchicalTextVAE, query: str) -> np.ndarray:
-    """[F] in float32: the mean of the encoder's states of the query's sentences. Raises ValueError for a query without
-    text."""
-    batch = model.batch(model.process(SourceDocument("query", text=checked_query(query))))
-    return model.sentence_features(batch).float().mean(0).cpu().numpy()
-
-
-def similarities(corpus: np.ndarray, sought: np.ndarray, level: LevelDescription) -> np.ndarray:
-    """[U] cosines of the corpus's embeddings [U, Z] and the query's [Z], standardised, in [-1, 1]."""
-    corpus, sought = level.standardised(corpus), level.standardised(sought)
-    lengths = np.linalg.norm(corpus, axis=1) * np.linalg.norm(sought)
-    return np.clip(corpus @ sought / np.maximum(lengths, 1e-12), -1, 1)

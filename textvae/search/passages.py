@@ -16,10 +16,9 @@ import numpy as np
 import pyarrow
 import torch
 
-from textvae.search.storage import ancestors, embeddings_of
+from textvae.search.similarity import SMALLEST_LENGTH
+from textvae.search.units import ancestors, embeddings_of
 
-SMALLEST_LENGTH = 1e-12
-"""That a vector is divided by."""
 BLOCK = 1024
 """Passages whose features are made float32 at a time: few enough to stay in the processor's cache."""
 
@@ -35,7 +34,7 @@ class Asked:
 
 
 class Passages:
-    """`levels`: the units of every level, top first, as `storage.read_level` gives them; the lowest has features.
+    """`levels`: the units of every level, top first, as `units.read_level` gives them; the lowest has features.
 
     Raises ValueError for features that are not finite.
     """

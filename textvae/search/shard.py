@@ -1,0 +1,106 @@
+"""A shard of an index as it is written: every level's units as they come, and the whole of it visible at once.
+
+Shapes: Z latent size, F size of the encoder's features.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pyarrow
+
+from textvae.atomic import partial, sync
+from textvae.damage import sha256_of
+from textvae.search.moments import Moments
+from textvae.search.postings import WordCounter, postings_file
+from textvae.search.storage import ShardDescription, ShardLevel
+from textvae.search.units import UnitRows, unit_schema, units_file
+
+
+@dataclass(frozen=True)
+class LevelSize:
+    latent: int
+    """Z"""
+    features: int
+    """F, 0 where none are stored."""
+
+
+class ShardWriter:
+    """Writes the shard `path` of levels of these sizes, top first; a context, within which it is finished or left."""
+
+    def __init__(self, path: Path, sizes: Mapping[str, LevelSize], language: str) -> None:
+        """`language`: of the texts, as in `postings.words_of`."""
+        self.path = path
+        self._aside = partial(path)
+        shutil.rmtree(self._aside, ignore_errors=True)  # of a writer that was killed
+        self._aside.mkdir(parents=True)
+        self._stack = ExitStack()
+        self._levels = {
+            name: self._stack.enter_context(_LevelWriter(self._aside, name, size, language))
+            for name, size in sizes.items()
+        }
+
+    def units(self, level: str) -> int:
+        """That were written of a level."""
+        return self._levels[level].moments.count
+
+    def write(self, level: str, rows: UnitRows) -> None:
+        self._levels[level].write(rows)
+
+    def finish(self, documents: int, content: str | None = None) -> None:
+        """Make it visible; what is said of its documents is as in `ShardDescription`."""
+        self._stack.close()
+        levels = {name: writer.described() for name, writer in self._levels.items()}
+        ShardDescription(documents, content, levels).write(self._aside)
+        os.replace(self._aside, self.path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+
+class _LevelWriter:
+    def __init__(self, shard: Path, name: str, size: LevelSize, language: str) -> None:
+        self.path, self.postings, self.size = units_file(shard, name), postings_file(shard, name), size
+        self.schema = unit_schema(size.latent, size.features)
+        self.moments = Moments.of(np.empty((0, size.latent)))
+        self.words = WordCounter(language)
+        self._file = pyarrow.OSFile(str(self.path), "wb")
+        self._stream = pyarrow.ipc.new_stream(self._file, self.schema)
+
+    def write(self, rows: UnitRows) -> None:
+        texts = rows.columns["text"]
+        lengths = self.words.add(texts.to_pylist() if isinstance(texts, pyarrow.Array) else texts)
+        columns = {**rows.columns, "length": pyarrow.array(lengths)}
+        self._stream.write_batch(replace(rows, columns=columns).batch(self.schema))
+        self.moments += Moments.of(rows.embeddings)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stream.close()
+        self._file.close()
+
+    def described(self) -> ShardLevel:
+        """Of files that are closed, which are brought to the disk."""
+        self.words.write(self.postings)
+        for path in (self.path, self.postings):
+            sync(path)
+        return ShardLevel(
+            self.moments.count,
+            self.moments.mean.tolist(),
+            self.moments.squares.tolist(),
+            self.size.features,
+            sha256_of(self.path),
+            sha256_of(self.postings),
+        )
