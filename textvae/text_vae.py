@@ -236,17 +236,19 @@ class HierarchicalTextVAE(DocumentVAE):
         seed: int = 0,
         options: SamplingOptions | None = None,
         draws: Sequence[int] | None = None,
+        progress: bool | None = False,
     ) -> list[GeneratedDocument]:
         """Complete plans and turn them into text.
 
         A document is a function of its plan, `seed` and its number in `draws` (default: 0, 1, 2, ...), whatever it is
-        written beside; plans of the same number share their noise.
+        written beside; plans of the same number share their noise. progress: whether to show a bar on standard error
+        (None: if that is a terminal).
         """
         options = options or SamplingOptions()
         if options.best_of == 1:
-            written = write_documents(self, plans, options, seed, draws)
+            written = write_documents(self, plans, options, seed, draws, progress)
         else:
-            written = write_best_of(self, plans, options, seed, draws, encode=self.processor.encode_written)
+            written = write_best_of(self, plans, options, seed, draws, progress, encode=self.processor.encode_written)
         return [self._to_text(document) for document in written]
 
     def reread(self, document: GeneratedDocument) -> EncodedDocument:

@@ -1,15 +1,17 @@
 from collections import Counter
 from collections.abc import Sequence
+from io import StringIO
 
 import pytest
 import tiny
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from textvae.model.noise import KeyedNoise
 from textvae.model.vae import DocumentVAE
 from textvae.writing.complete import complete_plans, document_keys
-from textvae.writing.decode import WrittenDocument, write_documents
+from textvae.writing.decode import WrittenDocument, _Writer, write_documents
 from textvae.writing.operations import resample, theme
 from textvae.writing.options import SamplingOptions
 from textvae.writing.plan import DocumentPlan, open_plan, plan_of
@@ -324,3 +326,13 @@ def test_rows_that_are_done_leave() -> None:
     lengths = [len(words) + 1 for document in written for words in document.sentences]
     assert sum(lengths) <= sum(rows) < 1.3 * sum(lengths)
     assert sum(rows) < 0.7 * max(lengths) * len(lengths), "the case must leave something to save"
+
+
+@pytest.mark.parametrize(("hierarchy", "levels", "context"), CASES, ids=str)
+def test_progress_ends_at_all_planned_units(hierarchy: tuple[str, ...], levels: tuple[str, ...], context: str) -> None:
+    vae = tiny.model(levels, hierarchy, context=context, context_tokens=6)
+    keys, noise = document_keys(range(3), vae.device), KeyedNoise(0)
+    writer = _Writer(vae, complete_plans(vae, nothing(vae, 3), keys, noise, SHORT), keys, noise, SHORT)
+    with torch.no_grad(), tqdm(total=writer.num_units, file=StringIO()) as bar:
+        writer.write(bar)
+        assert 3 <= bar.n == bar.total

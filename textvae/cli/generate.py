@@ -102,7 +102,7 @@ def run(arguments: argparse.Namespace) -> None:
         if level in plan.z:
             raise ValueError(f"--level-from names level '{level}', which is the theme's: name one below it")
         plan = zoom(model.plan(parts[level], under=plan), level)
-    written = model.write([plan] * arguments.num, seed=arguments.seed, options=options)
+    written = model.write([plan] * arguments.num, seed=arguments.seed, options=options, progress=None)
     show(written, arguments.out, [f"document {number + 1}" for number in range(len(written))], arguments)
 
 

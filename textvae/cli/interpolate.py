@@ -33,5 +33,5 @@ def run(arguments: argparse.Namespace) -> None:
     shares = torch.linspace(0, 1, arguments.steps).tolist()
     plans = [interpolate(start, end, share, level) for share in shares]
     # Of one draw: what lies below changes only as the latents do.
-    written = model.write(plans, seed=arguments.seed, options=options, draws=[0] * len(plans))
+    written = model.write(plans, seed=arguments.seed, options=options, draws=[0] * len(plans), progress=None)
     show(written, arguments.out, [f"{share:.2f} of the way" for share in shares], arguments)

@@ -26,4 +26,4 @@ def run(arguments: argparse.Namespace) -> None:
     plan = model.plan(text)
     plan = written_anew(plan) if arguments.down_to is None else zoom(plan, arguments.down_to)
     options = SamplingOptions(temperature=0, latent_temperature=0)
-    print(model.write([plan], options=options)[0].text)
+    print(model.write([plan], options=options, progress=None)[0].text)

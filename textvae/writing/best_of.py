@@ -32,6 +32,7 @@ def write_best_of(
     options: SamplingOptions,
     seed: int,
     draws: Sequence[int] | None = None,
+    progress: bool | None = False,
     *,
     encode: Encode,
 ) -> list[WrittenDocument]:
@@ -51,7 +52,8 @@ def write_best_of(
     keys = document_keys(draws, model.device)
     plans = complete_plans(model, plans, keys, KeyedNoise(seed), options)
     versions = [
-        write_plans(model, plans, keys, KeyedNoise(seed, step=number), options) for number in range(options.best_of)
+        write_plans(model, plans, keys, KeyedNoise(seed, step=number), options, progress)
+        for number in range(options.best_of)
     ]
     depth = part_depth(model)
     best = []

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 from transformers import DynamicCache
 
 from textvae.model.noise import KeyedNoise
@@ -47,23 +48,33 @@ def write_documents(
     options: SamplingOptions,
     seed: int,
     draws: Sequence[int] | None = None,
+    progress: bool | None = False,
 ) -> list[WrittenDocument]:
     """Complete the plans and write their text.
 
     A document is a function of its plan, `seed` and its number in `draws` (default: 0, 1, 2, ...), whatever it is
-    written beside; plans with the same number share their noise.
+    written beside; plans with the same number share their noise. progress: whether to show a bar on standard error
+    (None: if that is a terminal).
     """
     draws = range(len(plans)) if draws is None else draws
     noise, keys = KeyedNoise(seed), document_keys(draws, model.device)
-    return write_plans(model, complete_plans(model, plans, keys, noise, options), keys, noise, options)
+    return write_plans(model, complete_plans(model, plans, keys, noise, options), keys, noise, options, progress)
 
 
 @torch.no_grad()
 def write_plans(
-    model: DocumentVAE, plans: Sequence[DocumentPlan], keys: Tensor, noise: KeyedNoise, options: SamplingOptions
+    model: DocumentVAE,
+    plans: Sequence[DocumentPlan],
+    keys: Tensor,
+    noise: KeyedNoise,
+    options: SamplingOptions,
+    progress: bool | None = False,
 ) -> list[WrittenDocument]:
-    """Write the text of completed plans; keys: [documents] of their noise."""
-    return _Writer(model, plans, keys, noise, options).write()
+    """Write the text of completed plans; keys: [documents] of their noise; progress: as in `write_documents`."""
+    writer = _Writer(model, plans, keys, noise, options)
+    hide = None if progress is None else not progress
+    with tqdm(total=writer.num_units, unit=writer.unit_name, desc="writing", leave=False, disable=hide) as bar:
+        return writer.write(bar)
 
 
 @dataclass
@@ -117,11 +128,21 @@ class _Writer:
         borders = torch.bincount(whole).cumsum(0).tolist()
         return [_Run(number, start, stop) for start, stop in zip([0, *borders], borders, strict=False)]
 
-    def write(self) -> list[WrittenDocument]:
+    @property
+    def num_units(self) -> int:
+        """Planned units, of all documents."""
+        return sum(run.stop - run.unit for run in self.runs)
+
+    @property
+    def unit_name(self) -> str:
+        return self.model.config.hierarchy[self.planned]
+
+    def write(self, bar: tqdm) -> list[WrittenDocument]:
+        """`bar`: of the planned units."""
         waiting = deque(range(len(self.runs)))
         while waiting:
             rows = [waiting.popleft() for _ in range(min(self._parallel_rows, len(waiting)))]
-            waiting.extend(self._write_windows(rows))
+            waiting.extend(self._write_windows(rows, bar))
         return [self._document(number, plan) for number, plan in enumerate(self.plans)]
 
     @property
@@ -132,7 +153,7 @@ class _Writer:
             longest += self.layout.context_tokens
         return max(1, self.options.batch_tokens // longest)
 
-    def _write_windows(self, rows: list[int]) -> list[int]:
+    def _write_windows(self, rows: list[int], bar: tqdm) -> list[int]:
         """One window of each of the runs `rows`; returns those that go on in another window."""
         device = self.model.device
         cache = DynamicCache(config=self.decoder.backbone.config)
@@ -145,6 +166,7 @@ class _Writer:
             ended = [row for row in range(len(rows)) if writing[row] and self._read(rows[row], tokens[row])]
             if ended:
                 changed = self._end_sentences([rows[row] for row in ended], stop_logits[ended])
+                bar.update(changed.count(self.planned))
                 for row, depth in zip(ended, changed, strict=True):
                     tokens[row] = self.layout.start_id
                     run = self.runs[rows[row]]
