@@ -45,13 +45,14 @@ model[0].weight.grad = torch.ones_like(model[0].weight)
 optimizer.step()
 with gathered(model):
     everything = sizes()
+between = sizes()
 state = whole_state(model.state_dict(keep_vars=True), accelerator.is_main_process)
 print(json.dumps({
     "how": how_shared(model, accelerator),
-    "weights": sizes(),
+    "weights": between,
     "gathered": everything,
     "moments": optimizer.state[model[0].weight]["exp_avg"].to_local().numel(),
-    "written": [value.numel() for value in state.values()] if accelerator.is_main_process else None,
+    "written": [value if value is None else value.numel() for value in state.values()],
     "main": accelerator.is_main_process,
 }))
 """
@@ -193,7 +194,7 @@ def test_processes_hold_a_part_each_of_what_is_trained(tmp_path: Path) -> None:
             "weights": [12, 10],
             "gathered": [24, 10],
             "moments": 12,
-            "written": [24, 10] if sizes["main"] else None,
+            "written": [24 if sizes["main"] else None, 10],
             "main": sizes["main"],
         }
     assert [sizes["main"] for sizes in found] == [True, False]
