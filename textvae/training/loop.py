@@ -29,7 +29,7 @@ from textvae.model.backbone import output_layer
 from textvae.model.noise import KeyedNoise
 from textvae.text_vae import HierarchicalTextVAE
 from textvae.training.checkpoint import Checkpoints
-from textvae.training.distributed import accumulating, check_sharding, distribute, gathered, whole, whole_state
+from textvae.training.distributed import accumulating, check_sharding, distribute, gathered, whole, whole_weights
 from textvae.training.objective import Objective, elbo_terms
 from textvae.training.output import RunOutput
 from textvae.training.progress import Gradients, Progress
@@ -128,9 +128,9 @@ def train(config: Config) -> Path:
                     config.objective.likelihood,
                 )
                 if progress.validated(step + 1, scores):
-                    weights_now = whole_state(plain.state_dict(keep_vars=True), accelerator.is_main_process)
+                    best = whole_weights(plain, accelerator.is_main_process)
                     if accelerator.is_main_process:
-                        output.save_model(plain, weights_now)
+                        output.save_model(plain, best)
             stopped = stop.agreed()
             if (step + 1) % settings.save_every == 0 or is_last or stopped:
                 progress.flush()
