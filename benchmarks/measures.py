@@ -216,8 +216,11 @@ def _decoder_loss(backbone: PreTrainedModel, chunk: TokenChunk, tokens: Tensor, 
     precision."""
     device = chunk.ids.device
     bfloat16 = fast and best_precision(device) == "bf16"
+    embedded = backbone.get_input_embeddings()(chunk.ids)
+    if torch.is_grad_enabled():
+        embedded.requires_grad_()  # of a frozen decoder, too: gradients pass through it to the latents
     with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-        states = backbone.base_model(input_ids=chunk.ids, use_cache=False).last_hidden_state
+        states = backbone.base_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
         logits = output_logits(backbone, states.flatten(0, 1)[chunk.scored])
     return F.cross_entropy(logits.float(), tokens[chunk.token.flatten()[chunk.scored]], reduction="sum")
 
