@@ -63,9 +63,8 @@ class Job:
         return self.folder / "run"
 
     def documents(self) -> Documents:
-        """Without the encoder's states."""
-        documents = load_prepared(self.config.data.path, "train").documents
-        return replace(documents, read=lambda row: replace(documents.read(row), features=None))
+        """With the encoder's states."""
+        return load_prepared(self.config.data.path, "train").documents
 
 
 @dataclass(frozen=True)
@@ -149,8 +148,9 @@ def training(job: Job) -> Measured:
 
 
 def embedding(job: Job) -> Measured:
-    """An index of all levels; the floor is the encoder's forward pass."""
-    model, documents = load_run(job.run), job.documents()
+    """An index of all levels, of documents whose states are not known; the floor is the encoder's forward pass."""
+    model, known = load_run(job.run), job.documents()
+    documents = replace(known, read=lambda row: replace(known.read(row), features=None))
     began = _now()
     embed_corpus(model, documents, job.folder / "index", str(job.run))
     seconds, peak = _now() - began, _peak()
@@ -168,7 +168,7 @@ def embedding(job: Job) -> Measured:
 
 
 def likelihood(job: Job) -> Measured:
-    """The ELBO of every document; the floor is the decoder's forward pass."""
+    """The ELBO of every document, the encoder's states known; the floor is the decoder's forward pass."""
     model, documents = load_run(job.run), job.documents()
     began = _now()
     score_documents(model, documents, "elbo", 1)
@@ -205,7 +205,7 @@ def generation(job: Job) -> Measured:
     def write(count: int) -> None:
         cache = DynamicCache(config=backbone.config)
         for _ in range(count):
-            backbone(input_ids=ids, past_key_values=cache, use_cache=True).logits[:, -1].softmax(-1).multinomial(1)
+            backbone(input_ids=ids, past_key_values=cache, use_cache=True).logits[:, -1].argmax(-1)
 
     _timed(write, [1])
     return Measured(sum(map(len, sentences)) + len(sentences), seconds, peak, None, _timed(write, [longest]))
@@ -216,8 +216,11 @@ def _decoder_loss(backbone: PreTrainedModel, chunk: TokenChunk, tokens: Tensor, 
     precision."""
     device = chunk.ids.device
     bfloat16 = fast and best_precision(device) == "bf16"
+    embedded = backbone.get_input_embeddings()(chunk.ids)
+    if torch.is_grad_enabled():
+        embedded.requires_grad_()  # of a frozen decoder, too: gradients pass through it to the latents
     with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-        states = backbone.base_model(input_ids=chunk.ids, use_cache=False).last_hidden_state
+        states = backbone.base_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
         logits = output_logits(backbone, states.flatten(0, 1)[chunk.scored])
     return F.cross_entropy(logits.float(), tokens[chunk.token.flatten()[chunk.scored]], reduction="sum")
 

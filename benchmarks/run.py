@@ -1,7 +1,7 @@
 """How fast everything is, beside the backbone alone on the same rows, and how much of it is padding and memory.
 
 OMP_NUM_THREADS=2 python benchmarks/run.py --out benchmarks.json
-python benchmarks/run.py --decoder HuggingFaceTB/SmolLM2-135M-Instruct model.decoder.trainable=false
+python benchmarks/run.py --decoder HuggingFaceTB/SmolLM2-135M-Instruct 'model.decoder.lora={rank: 16}'
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from run_scripts import ACCELERATE, FSDP2, KINDS, forked, launch
 from safetensors.torch import load_file
-from training_runs import Settings, assert_close_records, configured, final_weights
+from training_runs import Settings, assert_close_records, configured, final_weights, records
 
 from textvae.build import build_model
 from textvae.config import Config, LoraConfig, to_dict
@@ -45,13 +45,14 @@ model[0].weight.grad = torch.ones_like(model[0].weight)
 optimizer.step()
 with gathered(model):
     everything = sizes()
+between = sizes()
 state = whole_state(model.state_dict(keep_vars=True), accelerator.is_main_process)
 print(json.dumps({
     "how": how_shared(model, accelerator),
-    "weights": sizes(),
+    "weights": between,
     "gathered": everything,
     "moments": optimizer.state[model[0].weight]["exp_avg"].to_local().numel(),
-    "written": [value.numel() for value in state.values()] if accelerator.is_main_process else None,
+    "written": [value if value is None else value.numel() for value in state.values()],
     "main": accelerator.is_main_process,
 }))
 """
@@ -193,7 +194,7 @@ def test_processes_hold_a_part_each_of_what_is_trained(tmp_path: Path) -> None:
             "weights": [12, 10],
             "gathered": [24, 10],
             "moments": 12,
-            "written": [24, 10] if sizes["main"] else None,
+            "written": [24 if sizes["main"] else None, 10],
             "main": sizes["main"],
         }
     assert [sizes["main"] for sizes in found] == [True, False]
@@ -237,6 +238,19 @@ def test_two_processes_are_one(
     printed = forked(2, written(config, tmp_path / "two"), **KINDS[kind])
     assert f"2 processes ({kind.upper()})" in printed
     assert_same_training(train(config), tmp_path / "two")
+
+
+@pytest.mark.slow
+def test_precision_is_the_same_copied_or_sharded(prepared: Path, settings: Settings, tmp_path: Path) -> None:
+    """Autocast's: the weights, and what must not be rounded, stay in single precision."""
+    found = {}
+    for kind, precision in (("ddp", "no"), ("ddp", "bf16"), ("fsdp2", "bf16")):
+        output = tmp_path / f"{kind}-{precision}"
+        config = configured(prepared, output, settings(*LEVELS), steps=2, mixed_precision=precision)
+        forked(2, written(config, output), **KINDS[kind])
+        found[kind, precision] = records(output)[0]["nll_per_token"]
+    assert found["fsdp2", "bf16"] == pytest.approx(found["ddp", "bf16"], rel=1e-6)
+    assert found["ddp", "no"] != pytest.approx(found["ddp", "bf16"], rel=1e-5)
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ from textvae.atomic import partial, remove, remove_partial, sync, write_text
 from textvae.damage import CHECKSUMS_FILE, checksums, sha256_of
 from textvae.data.fingerprint import DataFingerprint
 from textvae.runs import LATEST, RunFolder
-from textvae.training.distributed import load_optimizer, load_weights, whole_state
+from textvae.training.distributed import load_optimizer, load_weights, whole_state, whole_weights
 from textvae.training.state_file import read_state, write_state
 
 
@@ -72,8 +72,9 @@ class Checkpoints:
             aside.mkdir()
         accelerator.wait_for_everyone()
         write_state(aside / _process_file(accelerator.process_index), _random_state(accelerator.device))
+        weights = whole_weights(self.model, accelerator.is_main_process)
         states = {name: member.state_dict() for name, member in self.members.items()}
-        weights, states = whole_state((self.model.state_dict(keep_vars=True), states), accelerator.is_main_process)
+        states = whole_state(states, accelerator.is_main_process)
         if accelerator.is_main_process:
             write_state(aside / "model.safetensors", weights)
             facts = {"step": step, "processes": accelerator.num_processes, "data": self.data}

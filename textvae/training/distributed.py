@@ -107,6 +107,12 @@ def whole(value: Tensor) -> Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
+def whole_weights(model: nn.Module, keep: bool) -> dict[str, Any]:
+    """The state dict of `model`, as `whole_state`."""
+    # As parameters, which tied ones share: detached, every name would have a tensor of its own.
+    return whole_state(model.state_dict(keep_vars=True), keep)
+
+
 def whole_state(state: Any, keep: bool) -> Any:
     """A state dict, or what is nested in one, with its shared tensors gathered on the CPU, tensor by tensor; all
     processes call this together. Where `keep` is false they are None: one process is enough to write them."""

@@ -25,7 +25,7 @@ from textvae.devices import best_precision, choose_device
 from textvae.model.noise import KeyedNoise
 from textvae.text_vae import HierarchicalTextVAE
 from textvae.training.checkpoint import Checkpoints
-from textvae.training.distributed import accumulating, check_sharding, distribute, gathered, whole, whole_state
+from textvae.training.distributed import accumulating, check_sharding, distribute, gathered, whole, whole_weights
 from textvae.training.objective import Objective, elbo_terms
 from textvae.training.output import RunOutput
 from textvae.training.parameters import freeze_unused, gradient_ratios, parameter_groups
@@ -97,9 +97,9 @@ def train(config: Config) -> Path:
             if (step + 1) % settings.validate_every == 0 or is_last:
                 scores = validate(plain, validation, config, accelerator)
                 if progress.validated(step + 1, scores):
-                    whole_weights = whole_state(plain.state_dict(keep_vars=True), accelerator.is_main_process)
+                    best = whole_weights(plain, accelerator.is_main_process)
                     if accelerator.is_main_process:
-                        output.save_model(plain, whole_weights)
+                        output.save_model(plain, best)
             stopped = stop.agreed()
             if (step + 1) % settings.save_every == 0 or is_last or stopped:
                 progress.flush()
