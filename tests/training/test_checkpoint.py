@@ -92,6 +92,18 @@ def test_what_killed_writers_left_is_removed(whole: Config, stopped: Config) -> 
     assert folder.steps() == [6, 7]
 
 
+def test_a_run_with_no_step_left_removes_them_too(whole: Config, tmp_path: Path) -> None:
+    """Killed after its last checkpoint, before the old one was gone."""
+    config = replace(whole, train=replace(whole.train, output=str(tmp_path / "run")))
+    shutil.copytree(whole.train.output, config.train.output)
+    folder = RunFolder(config.train.output)
+    folder.config.write_text(yaml.safe_dump(to_dict(config)), encoding="utf-8")
+    shutil.copytree(folder.step_folder(6), folder.step_folder(5))
+    (folder.checkpoints / "step-000004.partial").mkdir()
+    assert_same_run(train(resuming(config)), Path(whole.train.output))
+    assert {path.name for path in folder.checkpoints.iterdir()} == {"step-000006", "step-000007", "latest"}
+
+
 @pytest.mark.parametrize("latest", [None, "step-000400\n", "\x00", "step-000006"], ids=str)
 def test_the_newest_whole_checkpoint_counts_where_latest_names_none(stopped: Config, latest: str | None) -> None:
     folder = RunFolder(stopped.train.output)

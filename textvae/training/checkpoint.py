@@ -86,8 +86,7 @@ class Checkpoints:
                 sync(file)
             os.replace(aside, whole)
             write_text(self.folder.checkpoints / LATEST, f"{whole.name}\n")
-            for old in self.folder.steps()[: -self.keep]:
-                remove(self.folder.step_folder(old))
+            self._remove_old()
         accelerator.wait_for_everyone()
 
     def restore(self) -> int:
@@ -118,6 +117,10 @@ class Checkpoints:
                 f"{path} was written by {processes} processes, there are {self.accelerator.num_processes} now: dropout "
                 "goes on with other random numbers"
             )
+        if self.accelerator.is_main_process:
+            # Left by a run that was killed before it did so; this one may have no other checkpoint to write.
+            self._clean()
+            self._remove_old()
         return step
 
     def _check_data(self, stored: Mapping[str, Any]) -> None:
@@ -127,6 +130,10 @@ class Checkpoints:
                     f"{self.folder.path} was trained on other data: its {split} split had {_told(stored.get(split))}, "
                     f"this one has {_told(now)}; give the data that it started with as data.path"
                 )
+
+    def _remove_old(self) -> None:
+        for old in self.folder.steps()[: -self.keep]:
+            remove(self.folder.step_folder(old))
 
     def _clean(self) -> None:
         """Remove what killed writers left: half folders, and whole ones that never came to count."""
