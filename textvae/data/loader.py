@@ -31,7 +31,8 @@ class StepBatches:
     """One process's part of an optimiser step."""
 
     batches: tuple[DocumentBatch, ...]
-    """Never empty: distributed training needs a backward pass of every process."""
+    """Never empty: distributed training needs a backward pass of every process. Processes may have different numbers of
+    them: only with the last do gradients meet (`training.distributed`)."""
     weight: float
     """1, or 0 when the global batch had no document for this process and another's stands in."""
     global_tokens: int

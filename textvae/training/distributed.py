@@ -1,9 +1,11 @@
 """A model in several processes: each holds a copy (DDP), or they share its trained weights and what the optimiser keeps
 of them (FSDP2).
 
-Under FSDP2 weights are gathered once a step, before its first forward pass, and gradients are reduced once, after its
-last backward pass. In between the processes do not wait for each other, so that they may run different numbers of
-micro-batches, and of chunks in them. Frozen weights are whole in every process, as they would be during a step anyway.
+Gradients are reduced once a step, after its last backward pass; under FSDP2 weights are gathered once, before its first
+forward pass. In between the processes do not wait for each other, so that they may run different numbers of
+micro-batches, and of chunks in them. This is why FSDP2 has the whole model for its one unit: units of single blocks are
+gathered and reduced at every chunk, and a process with fewer chunks would wait for ever. Frozen weights are whole in
+every process, as they would be during a step anyway.
 """
 
 from __future__ import annotations
