@@ -58,11 +58,12 @@ def embed_corpus(
     """Write an index of all `documents` with the model of `run`; several processes share the shards.
 
     It is written aside, and renamed to `out` when it is whole; one that was killed goes on with the shards that are
-    missing, and ends with the files of one that was not (as far as the processor sums alike twice). `shard_documents`: of a shard (default: a
-    sixteenth of them, at least 64 and at most 8,192); `append` adds the documents to the index `out`, which was made by
-    the same model and has none of their ids; `start_over` forgets what was begun. Raises ValueError when the model has
-    no latents, the folder exists (or is no such index), or an embedding of other data, or with another model or other
-    options, was begun there, or another process writes there.
+    missing, and ends with the files of one that was not (as far as the processor sums alike twice).
+
+    `shard_documents`: of a shard (default: a sixteenth of them, at least 64 and at most 8,192); `append` adds the
+    documents to the index `out`, which was made by the same model and has none of their ids; `start_over` forgets what
+    was begun. Raises ValueError when the model has no latents, the folder exists (or is no such index), an embedding
+    of other data, or with another model or other options, was begun there, or another process writes there.
     """
     process, out = process or PartialState(), Path(out)
     if not model.level_names:
