@@ -10,6 +10,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from accelerate import PartialState
 from indexes import SOURCES, differing, documents_of, interrupted, killed_everywhere
 from tiny import DOCUMENT
 
@@ -20,6 +21,7 @@ from textvae.runs import load_run
 from textvae.search.delete import delete_documents
 from textvae.search.embed import embed_corpus
 from textvae.search.index import By, Index
+from textvae.search.lock import locked, locked_together
 from textvae.search.storage import IndexDescription
 from textvae.search.units import read_level
 from textvae.text_vae import HierarchicalTextVAE
@@ -219,6 +221,43 @@ def test_ids_are_deleted_by_a_command_or_from_its_input(
     monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
     assert main(["delete", str(index)]) == 2
     assert "no id was given" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", ["embed", "append", "delete"])
+def test_what_another_process_writes_to_is_left_alone(
+    model: HierarchicalTextVAE, run: str, index: Path, made: Path, tmp_path: Path, change: str
+) -> None:
+    """As one does that outlives its launcher, until it ends."""
+
+    def changed() -> None:
+        if change == "embed":
+            embed_corpus(model, documents_of(model), tmp_path / "other", run)
+        elif change == "append":
+            embed_corpus(model, documents_of(model, SOURCES[5:]), index, run, append=True)
+        else:
+            delete_documents(index, ["d0"])
+
+    folder = tmp_path / "other.partial" if change == "embed" else index
+    folder.mkdir(exist_ok=True)
+    with locked(folder):
+        with pytest.raises(ValueError, match=f"another process is writing to '{folder}': wait until it has ended"):
+            changed()
+        assert change == "embed" or differing(index, made) == []
+    with locked_together(folder, PartialState()), pytest.raises(ValueError, match="another process is writing"):
+        changed()
+    changed()
+
+
+def test_a_file_system_without_locks_is_written_to_with_a_warning(
+    index: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("textvae.search.lock.fcntl.flock", refused)
+    assert delete_documents(index, ["d0"]) == 1
+    with locked_together(index, PartialState()):
+        assert caplog.text.count("Function not implemented: the index cannot be locked") == 2
 
 
 # Killed before any change to a file

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow
 import pyarrow.compute
 
+from textvae.search.lock import locked
 from textvae.search.manifest import describe
 from textvae.search.resume import Embedding, remove_shards
 from textvae.search.shard import LevelSize, ShardWriter
@@ -24,10 +25,15 @@ def delete_documents(folder: str | Path, ids: Sequence[str]) -> int:
     gives how many they were.
 
     All of them go at once; where this is killed before, all of them stay. Raises ValueError, and takes nothing, for an
-    id that is not there, where nothing would be left, and for a damaged index.
+    id that is not there, where nothing would be left, where another process writes to the index, and for a damaged one.
     """
     folder = Path(folder)
-    index = IndexDescription.read(folder)
+    IndexDescription.read(folder)  # which refuses what is no index
+    with locked(folder):
+        return _delete(folder, IndexDescription.read(folder), ids)
+
+
+def _delete(folder: Path, index: IndexDescription, ids: Sequence[str]) -> int:
     begun = Embedding.read(folder)
     # What an append that was killed has done is no part of the index yet, and is still to be gone on with.
     unfinished = begun.shards if begun is not None and begun.first_row == index.rows else {}

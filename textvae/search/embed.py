@@ -23,6 +23,7 @@ from textvae.data.dataset import Documents
 from textvae.data.fingerprint import data_fingerprint
 from textvae.data.loader import walk_groups
 from textvae.data.plan import fill, share
+from textvae.search.lock import locked_together
 from textvae.search.manifest import describe
 from textvae.search.origin import ModelOrigin
 from textvae.search.resume import (
@@ -56,43 +57,51 @@ def embed_corpus(
 ) -> IndexDescription:
     """Write an index of all `documents` with the model of `run`; several processes share the shards.
 
-    It is written aside, and renamed to `out` when it is whole; one that was killed goes on after the last shards that
-    it finished, and its files are those that it would have written at once. `shard_documents`: of a shard (default: a
-    sixteenth of them, at least 64 and at most 8,192); `append` adds the documents to the index `out`, which was made by
-    the same model and has none of their ids; `start_over` forgets what was begun. Raises ValueError when the model has
-    no latents, the folder exists (or is no such index), or an embedding of other data, or with another model or other
-    options, was begun there.
+    It is written aside, and renamed to `out` when it is whole; one that was killed goes on with the shards that are
+    missing, and ends with the files of one that was not (as far as the processor sums alike twice).
+
+    `shard_documents`: of a shard (default: a sixteenth of them, at least 64 and at most 8,192); `append` adds the
+    documents to the index `out`, which was made by the same model and has none of their ids; `start_over` forgets what
+    was begun. Raises ValueError when the model has no latents, the folder exists (or is no such index), an embedding
+    of other data, or with another model or other options, was begun there, or another process writes there.
     """
     process, out = process or PartialState(), Path(out)
     if not model.level_names:
         raise ValueError(f"'{run}' is a plain language model: it has no latents to embed with")
     if shard_documents is not None and shard_documents < 1:
         raise ValueError(f"--shard-documents is {shard_documents}; it must be 1 or more")
-    dtype = " and ".join(sorted({str(weight.dtype).removeprefix("torch.") for weight in model.parameters()}))
-    known = _known(out, run, dtype, documents.ids) if append else None
-    if known is None and out.exists():
+    if append:
+        IndexDescription.read(out)  # which refuses what is no index
+    elif out.exists():
         raise ValueError(
             f"'{out}' exists already: remove it, choose another folder (--out), or add to it with --append"
         )
-    origin, folder = (ModelOrigin.of(run, out), partial(out)) if known is None else (known.model, out)
-    embedding = Embedding(
-        FORMAT,
-        origin.sha256,
-        dtype,
-        model.processor.language if known is None else known.language,
-        data_fingerprint(documents.ids, documents.token_counts),
-        batch_tokens,
-        shard_documents or default_shard_documents(len(documents)),
-        first_row=0 if known is None else known.rows,
-    )
-    kept = () if known is None else tuple(known.shards)
-    _write_shards(model, documents, folder, embedding, process, start_over, kept)
+    folder = out if append else partial(out)
     if process.is_main_process:
-        rows = embedding.first_row + len(documents)
-        describe(folder, origin, dtype, embedding.language, rows, (*kept, *embedding.shards)).write(folder)
-        if known is None:
-            os.replace(folder, out)
+        folder.mkdir(parents=True, exist_ok=True)
     process.wait_for_everyone()
+    with locked_together(folder, process):
+        dtype = " and ".join(sorted({str(weight.dtype).removeprefix("torch.") for weight in model.parameters()}))
+        known = _known(out, run, dtype, documents.ids) if append else None
+        origin = ModelOrigin.of(run, out) if known is None else known.model
+        embedding = Embedding(
+            FORMAT,
+            origin.sha256,
+            dtype,
+            model.processor.language if known is None else known.language,
+            data_fingerprint(documents.ids, documents.token_counts),
+            batch_tokens,
+            shard_documents or default_shard_documents(len(documents)),
+            first_row=0 if known is None else known.rows,
+        )
+        kept = () if known is None else tuple(known.shards)
+        _write_shards(model, documents, folder, embedding, process, start_over, kept)
+        if process.is_main_process:
+            rows = embedding.first_row + len(documents)
+            describe(folder, origin, dtype, embedding.language, rows, (*kept, *embedding.shards)).write(folder)
+            if not append:
+                os.replace(folder, out)
+        process.wait_for_everyone()
     return IndexDescription.read(out)
 
 
@@ -132,7 +141,6 @@ def _write_shards(
     begun = begun_in(folder, embedding, start_over)
     process.wait_for_everyone()
     if process.is_main_process and not begun:
-        folder.mkdir(parents=True, exist_ok=True)
         remove_shards(folder, but=kept)
         embedding.write(folder)
     process.wait_for_everyone()
