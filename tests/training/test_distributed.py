@@ -107,8 +107,8 @@ def assert_same_training(one: Path, two: Path) -> None:
         for name in ours:
             a, b = felt(name, ours[name]), felt(name, theirs[name])
             far = ~torch.isclose(b, a, atol=CLOSE, rtol=CLOSE)
-            # Where a gradient happens to vanish Adam makes a step of its rounding, too.
-            assert far.sum() <= a.numel() // 1000, f"{name}: {a[far]} {b[far]}"
+            # Where a single gradient happens to vanish Adam makes a step of its rounding, too.
+            assert far.sum() <= 1 + a.numel() // 1000, f"{name}: {a[far]} {b[far]}"
     assert (one / "config.json").read_bytes() == (two / "config.json").read_bytes()
     # Tied weights are written once.
     sizes = {next(RunFolder(run).checkpoints.glob("*/model.safetensors")).stat().st_size for run in (one, two)}
