@@ -263,6 +263,9 @@ class TrainConfig:
     """Steps in a row whose loss or gradient may be not finite: they are skipped; so many stop the run."""
     start_from: str | None = None
     """Run or Hub name of a model of the same shape whose weights this one starts with."""
+    start_components: bool | None = None
+    """Whether the linear map of the top level (`encoder.linear`) starts from the principal components of the training
+    text's states; None: where `start_from` lends it no weights."""
     resume: bool = False
     """Continue from the run folder's last checkpoint; without one, start over."""
     tracker: Literal["tensorboard", "none"] = "tensorboard"

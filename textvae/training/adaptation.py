@@ -51,5 +51,6 @@ def adaptation(
             save_every=apart,
             keep_checkpoints=1,
             start_from=start_from,
+            start_components=True,
         ),
     )

@@ -28,11 +28,10 @@ def start(model: HierarchicalTextVAE, training: PreparedSplit, config: Config, a
     check_features(model, training)
     if topics is not None:
         topics.set_unigram(torch.from_numpy(training.word_counts))
-    if other is not None:
-        return
-    if topics is not None and config.model.decoder.topic_start == "embeddings":
+    if topics is not None and other is None and config.model.decoder.topic_start == "embeddings":
         topics.start_from(output_layer(model.decoder.backbone).weight)
-    if model.level_names and config.model.encoder.linear:
+    components = config.train.start_components
+    if model.level_names and config.model.encoder.linear and (other is None if components is None else components):
         start_linear(model, training.documents, config.data.micro_batch_tokens, accelerator)
 
 
