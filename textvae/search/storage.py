@@ -17,6 +17,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -184,10 +185,17 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"'{path}' is not JSON ({error}); {AGAIN}") from None
 
 
+@cache
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+    """Making one takes longer than what it is made for, and there may be many shards."""
+    return TypeAdapter(kind)
+
+
 def parse(kind: type[T], values: Mapping[str, Any], path: Path) -> T:
     """The dataclass that `values`, which were read from `path`, describe. Raises ValueError for another one's."""
     try:
-        return TypeAdapter(kind).validate_python(values)
+        found: T = _adapter(kind).validate_python(values)
+        return found
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
