@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
@@ -184,10 +185,16 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"'{path}' is not JSON ({error}); {AGAIN}") from None
 
 
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    """Making one takes longer than what it is made for, and there may be many shards."""
+    return TypeAdapter(kind)
+
+
 def parse(kind: type[T], values: Mapping[str, Any], path: Path) -> T:
     """The dataclass that `values`, which were read from `path`, describe. Raises ValueError for another one's."""
     try:
-        return TypeAdapter(kind).validate_python(values)
+        return cast(T, _adapter(cast(Hashable, kind)).validate_python(values))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
