@@ -2,7 +2,7 @@
 
 Weights are random and the text is made up, word frequencies as Zipf's law has them: what is measured is not the model.
 
-    OMP_NUM_THREADS=1 python benchmarks/index_speed.py --documents 2000
+    OMP_NUM_THREADS=1 python experiments/index_speed.py --documents 2000
 """
 
 from __future__ import annotations
