@@ -302,7 +302,7 @@ def test_means_start_from_components_of_the_training_text_unless_a_run_lends_its
     prepared: Path, settings: Settings, tmp_path: Path
 ) -> None:
     """Before a step that moves nothing: uncorrelated over the training documents, and nothing of it where a run lends
-    its map."""
+    its map, but where they are asked for."""
     still = {"objective": {"likelihood": "bag_of_words"}, "steps": 1, "learning_rate": 1e-12}
     given = settings(*LEVELS)
     started = load_run(train(configured(prepared, tmp_path / "started", given, **still)))
@@ -320,5 +320,8 @@ def test_means_start_from_components_of_the_training_text_unless_a_run_lends_its
     started.save_pretrained(tmp_path / "other")
     still["start_from"] = str(tmp_path / "other")
     lent = load_run(train(configured(prepared, tmp_path / "lent", given, **still)))
-    weights = (model.hierarchy.stack["document"].linear.weight for model in (lent, started))
-    torch.testing.assert_close(*weights)
+    still["start_components"] = True
+    again = load_run(train(configured(prepared, tmp_path / "again", given, **still)))
+    first, second, third = (model.hierarchy.stack["document"].linear.weight for model in (started, lent, again))
+    torch.testing.assert_close(first, second)
+    torch.testing.assert_close(3 * third, second)
