@@ -17,7 +17,7 @@ class AdaptationOptions:
     batch_tokens: int = 16384
     """Predicted tokens of an optimiser step, and of a forward pass."""
     learning_rate: float = 1e-3
-    similarity: float = 1.0
+    similarity: float = 5.0
     """`objective.similarity`: what a difference from the encoder's similarities costs beside a nat per token."""
     seed: int = 0
 
