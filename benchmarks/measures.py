@@ -10,13 +10,15 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate import PartialState
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
@@ -24,8 +26,8 @@ from textvae.build import FrozenEncoder, build_model
 from textvae.config import Config
 from textvae.data.batch import DocumentBatch, EncoderChunk, TokenChunk
 from textvae.data.dataset import Documents, load_prepared
-from textvae.data.loader import Order, TrainingSteps, walk
-from textvae.data.plan import BatchPlan
+from textvae.data.loader import TrainingSteps, evaluation_groups, walk_groups
+from textvae.data.plan import BatchPlan, fill
 from textvae.data.prepare.pipeline import PrepareOptions, prepare
 from textvae.devices import best_precision, choose_device
 from textvae.evaluation.likelihood.perplexity import score_documents
@@ -43,6 +45,8 @@ WARM_UP = 2
 """Steps and chunks that are not counted."""
 PLAIN = 20
 """Times as many documents for what is read without a model, which is faster."""
+BATCH_TOKENS = 8192
+"""Of documents that are embedded or scored together, as the commands have it."""
 SENTENCE = 24
 """Tokens of a sentence that is written, at most."""
 
@@ -86,7 +90,7 @@ def preparation(job: Job) -> Measured:
 
 def features(job: Job) -> Measured:
     """The same with the encoder's states of every sentence."""
-    encoder = FrozenEncoder(job.config.model.encoder.name)
+    encoder = FrozenEncoder.pretrained(job.config.model.encoder.name)
     return _prepared(job, replace(_options(job), cache_features=True), encoder)
 
 
@@ -154,7 +158,9 @@ def embedding(job: Job) -> Measured:
     began = _now()
     embed_corpus(model, documents, job.folder / "index", str(job.run))
     seconds, peak = _now() - began, _peak()
-    chunks = [chunk for batch in _batches(model, documents, "data") for chunk in batch.encoder_chunks]
+    in_order = fill(np.arange(len(documents)), documents.token_counts, BATCH_TOKENS)
+    batches = _batches(model, documents, [group.tolist() for group in in_order])
+    chunks = [chunk for batch in batches for chunk in batch.encoder_chunks]
     assert model.encoder is not None
     backbone = model.encoder.backbone
 
@@ -173,7 +179,7 @@ def likelihood(job: Job) -> Measured:
     began = _now()
     score_documents(model, documents, "elbo", 1)
     seconds, peak = _now() - began, _peak()
-    batches = list(_batches(model, documents, "length"))
+    batches = list(_batches(model, documents, evaluation_groups(documents.token_counts, BATCH_TOKENS)))
 
     @torch.no_grad()
     def score(batch: DocumentBatch) -> None:
@@ -225,8 +231,8 @@ def _decoder_loss(backbone: PreTrainedModel, chunk: TokenChunk, tokens: Tensor, 
     return F.cross_entropy(logits.float(), tokens[chunk.token.flatten()[chunk.scored]], reduction="sum")
 
 
-def _batches(model: HierarchicalTextVAE, documents: Documents, order: Order) -> Iterator[DocumentBatch]:
-    for group in walk(documents, model.layout, model.device, batch_tokens=8192, order=order):
+def _batches(model: HierarchicalTextVAE, documents: Documents, groups: Sequence[list[int]]) -> Iterator[DocumentBatch]:
+    for group in walk_groups(documents, groups, model.layout, model.device, process=PartialState()):
         yield group.batch
 
 
