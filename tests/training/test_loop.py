@@ -264,13 +264,10 @@ def test_a_collapsed_level_is_named_once(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", [0.8, 2.0])
-def test_a_steered_rate_settles_on_its_target(
-    prepared: Path, settings: Settings, tmp_path: Path, target: float
-) -> None:
+def test_a_steered_rate_settles_on_its_target(prepared: Path, settings: Settings, tmp_path: Path) -> None:
     """In real training, of a level that could tell its 22 documents apart (log 22 nats) or nothing: on average, for it
     swings about the target."""
-    steered = RatePolicy(anneal="constant", target_rate=target, controller_gain=0.05)
+    steered = RatePolicy(anneal="constant", target_rate=0.8, controller_gain=0.05)
     train(
         configured(
             prepared,
@@ -284,7 +281,7 @@ def test_a_steered_rate_settles_on_its_target(
         )
     )
     found = [record["rate_per_unit"]["document"] for record in records(tmp_path / "run")[-300:]]
-    assert sum(found) / len(found) == pytest.approx(target, rel=0.15)
+    assert sum(found) / len(found) == pytest.approx(0.8, rel=0.15)
 
 
 def test_gradients_are_measured_by_level(run: Path, settings: Settings, make_processor: Callable[..., Any]) -> None:
