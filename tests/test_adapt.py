@@ -99,3 +99,12 @@ def test_models_that_cannot_are_named(
     assert main(["adapt", str(corpus), "--model", run, "--out", str(tmp_path / "out"), *STEPS]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_another_run_is_left_as_it_is(
+    make_run: Callable[..., str], corpus: Path, adapted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in adapted.rglob("*")}
+    assert main(["adapt", str(corpus), "--model", make_run(*DOCUMENT), "--out", str(adapted), *STEPS]) == 2
+    assert "was started with other settings of train.start_from" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in adapted.rglob("*")} == before

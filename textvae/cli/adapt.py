@@ -8,15 +8,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from textvae.build import FrozenEncoder
+from textvae.build import FrozenEncoder, encoder_fingerprint
 from textvae.cli.evaluation import evaluation_process
 from textvae.cli.source_options import SOURCES, add_source_options, field_names
+from textvae.damage import read_json_object
 from textvae.data.dataset import METADATA_FILE
 from textvae.data.prepare.pipeline import PrepareOptions, prepare
 from textvae.runs import RunFolder, load_run
 from textvae.text_vae import HierarchicalTextVAE
 from textvae.training.adaptation import AdaptationOptions, adaptation
 from textvae.training.loop import train
+from textvae.training.output import RunOutput
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -56,11 +58,14 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.steps, arguments.batch_tokens, arguments.learning_rate, arguments.similarity, arguments.seed
     )
     config = adaptation(model, arguments.model, out.path / "data", out.path, options)
+    config = replace(config, train=replace(config.train, resume=out.config.is_file()))
+    RunOutput(out.path).check(config)  # before anything is written beside another run
+    process.wait_for_everyone()
     if process.is_main_process:
         prepare_for(model, arguments, out.path)
     del model
     process.wait_for_everyone()
-    train(replace(config, train=replace(config.train, resume=out.config.is_file())))
+    train(config)
     if process.is_main_process:
         print(f"adapted: {out.path}; next: textvae embed {out.path / 'data'} --model {out.path} --out INDEX")
 
@@ -70,14 +75,11 @@ def prepare_for(model: HierarchicalTextVAE, arguments: argparse.Namespace, out: 
 
     Raises ValueError as `prepare` does, and where other text, or text read in another way, is there.
     """
-    # The model may have no folder of its own; its processor is needed in the run in any case.
-    model.processor.save_pretrained(out)
-    name = model.config.model_config.encoder.name
-    is_frozen = model.encoder is not None and not model.encoder.trainable
+    fingerprint = encoder_fingerprint(model)
     options = PrepareOptions(
         source=arguments.source,
         out=str(out / "data"),
-        encoder=name,
+        encoder=model.config.model_config.encoder.name,
         decoder=str(out),
         hierarchy=tuple(model.config.hierarchy),
         max_sentence_tokens=model.processor.max_sentence_tokens,
@@ -89,14 +91,20 @@ def prepare_for(model: HierarchicalTextVAE, arguments: argparse.Namespace, out: 
         language=arguments.language or model.processor.language,
         seed=arguments.seed,
         fields=field_names(arguments),
-        cache_features=is_frozen,
+        cache_features=fingerprint is not None,
     )
     done = out / "data" / METADATA_FILE
-    if not done.is_file():
-        reader = FrozenEncoder(model.encoder, name) if model.encoder is not None and is_frozen else None
-        prepare(options, reader, None if reader is None else reader.fingerprint)
-    elif _compared(json.loads(done.read_bytes())["options"]) != _compared(json.loads(json.dumps(asdict(options)))):
-        raise ValueError(f"{out} was begun with another source, or one read in another way: choose another --out")
+    if done.is_file():
+        begun = read_json_object(done, f"remove {done.parent}").get("options", {})
+        if _compared(begun) != _compared(json.loads(json.dumps(asdict(options)))):
+            raise ValueError(f"{out} was begun with another source, or one read in another way: choose another --out")
+        return
+    # The model may have no folder of its own; its processor is needed in the run in any case.
+    model.processor.save_pretrained(out)
+    if model.encoder is None or fingerprint is None:
+        prepare(options)
+    else:
+        prepare(options, FrozenEncoder(model.encoder, fingerprint.name), fingerprint)
 
 
 def _compared(options: dict[str, Any]) -> dict[str, Any]:
