@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from textvae.build import FrozenEncoder, build_model
+from textvae.cli.common import BATCH_TOKENS
 from textvae.config import Config
 from textvae.data.batch import DocumentBatch, EncoderChunk, TokenChunk
 from textvae.data.dataset import Documents, load_prepared
@@ -45,8 +46,6 @@ WARM_UP = 2
 """Steps and chunks that are not counted."""
 PLAIN = 20
 """Times as many documents for what is read without a model, which is faster."""
-BATCH_TOKENS = 8192
-"""Of documents that are embedded or scored together, as the commands have it."""
 SENTENCE = 24
 """Tokens of a sentence that is written, at most."""
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import perturb
+from tiny import DOCUMENT, perturb
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -17,6 +17,7 @@ from textvae.config import DecoderConfig, EncoderConfig, LevelConfig, ModelConfi
 from textvae.data.prepare.pipeline import PrepareOptions, prepare
 from textvae.data.text.processor import DocumentProcessor
 from textvae.data.text.tokenizer import train_sentencepiece
+from textvae.runs import load_run
 from textvae.text_vae import HierarchicalTextVAE
 
 STORY = """The harbour lay quiet in the early light. A single boat moved out past the wall, and its wake
@@ -201,3 +202,14 @@ def make_run(
         return str(folder)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def run(make_run: Callable[..., str]) -> str:
+    """A tiny model of three levels; modules of tests that need another have their own."""
+    return make_run(*DOCUMENT)
+
+
+@pytest.fixture(scope="module")
+def model(run: str) -> HierarchicalTextVAE:
+    return load_run(run, "cpu")

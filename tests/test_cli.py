@@ -20,11 +20,6 @@ ROOT = Path(__file__).parent.parent
 TEXT = "The harbour lay quiet. A single boat moved out.\n\nOld Marta watched it."
 
 
-@pytest.fixture(scope="module")
-def run(make_run: Callable[..., str]) -> str:
-    return make_run(*DOCUMENT)
-
-
 @pytest.fixture
 def text_file(tmp_path: Path) -> str:
     path = tmp_path / "text.txt"

@@ -9,10 +9,8 @@ from typing import Any
 
 import pytest
 import yaml
-from run_scripts import ROOT, run_script
-
-sys.path.insert(0, str(ROOT / "experiments"))
 from experiment import Plan, Task, read_experiment
+from run_scripts import ROOT, run_script
 
 from textvae.config import ModelConfig, to_dict
 from textvae.runs import RunFolder

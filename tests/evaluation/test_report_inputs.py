@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from report_results import ELBO, LATENTS, LEVEL, written
-from run_scripts import ROOT, run_script
+from run_scripts import run_script
 
 from textvae.build import build_model
 from textvae.config import ModelConfig
 from textvae.data.text.processor import DocumentProcessor
-
-sys.path.insert(0, str(ROOT / "eval"))
 from textvae.evaluation.report.inputs import read_latents, read_perplexity, read_run
 from textvae.evaluation.report.measurements import ReportDocuments, document_map
 

@@ -20,11 +20,6 @@ TEXTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def run(make_run: MakeRun) -> str:
-    return make_run(*DOCUMENT)
-
-
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, Path]:
     """Every text is the answer to its own first sentence."""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow
 import torch
+from kill_and_resume import changes
 from run_scripts import SERVER
 
 from textvae.data.dataset import Documents
@@ -114,11 +115,7 @@ def kill_before_change(number: int, folder: str, told: str) -> None:
 
     def watch(event: str, arguments: tuple) -> None:
         nonlocal made
-        if event not in ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"):
-            return
-        if event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR):
-            return
-        if not str(arguments[0]).startswith(folder):
+        if not any(changes(event, arguments, folder)):
             return
         made += 1
         if made == number:

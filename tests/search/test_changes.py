@@ -33,16 +33,6 @@ TOLERANCE = {"latents": 1e-3, "words": 1e-4, "encoder": 2e-4, "both": 0.02, "hyb
 
 
 @pytest.fixture(scope="module")
-def run(make_run: MakeRun) -> str:
-    return make_run(*DOCUMENT)
-
-
-@pytest.fixture(scope="module")
-def model(run: str) -> HierarchicalTextVAE:
-    return load_run(run, "cpu")
-
-
-@pytest.fixture(scope="module")
 def made(model: HierarchicalTextVAE, run: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of the first five documents, in shards of two."""
     folder = tmp_path_factory.mktemp("made") / "index"

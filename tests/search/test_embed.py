@@ -24,16 +24,6 @@ from textvae.text_vae import HierarchicalTextVAE
 MakeRun = Callable[..., str]
 
 
-@pytest.fixture(scope="module")
-def run(make_run: MakeRun) -> str:
-    return make_run(*DOCUMENT)
-
-
-@pytest.fixture(scope="module")
-def model(run: str) -> HierarchicalTextVAE:
-    return load_run(run, "cpu")
-
-
 @pytest.fixture
 def begun(model: HierarchicalTextVAE, run: str, tmp_path: Path) -> Path:
     """Where an index of three shards is going to be, two of which are whole."""

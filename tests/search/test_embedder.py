@@ -24,16 +24,6 @@ TEXTS = [
 
 
 @pytest.fixture(scope="module")
-def run(make_run: Callable[..., str]) -> str:
-    return make_run(*DOCUMENT)
-
-
-@pytest.fixture(scope="module")
-def model(run: str) -> HierarchicalTextVAE:
-    return load_run(run)
-
-
-@pytest.fixture(scope="module")
 def index(model: HierarchicalTextVAE, run: str, tmp_path_factory: pytest.TempPathFactory) -> Index:
     folder = tmp_path_factory.mktemp("index") / "index"
     sources = [SourceDocument(id=str(number), text=text) for number, text in enumerate(TEXTS)]

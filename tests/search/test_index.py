@@ -17,7 +17,6 @@ from textvae.config import ModelConfig
 from textvae.data.dataset import Documents
 from textvae.data.document import EncodedDocument, SourceDocument
 from textvae.data.text.processor import DocumentProcessor
-from textvae.runs import load_run
 from textvae.search.embed import embed_corpus
 from textvae.search.index import Index
 from textvae.search.moments import Moments
@@ -35,16 +34,6 @@ TEXTS = {
     "night": "At midnight a light was seen. It was the boat, with a torn sail.",
     "wall": "The people stood on the wall and said very little.",
 }
-
-
-@pytest.fixture(scope="module")
-def run(make_run: MakeRun) -> str:
-    return make_run(*DOCUMENT)
-
-
-@pytest.fixture(scope="module")
-def model(run: str) -> HierarchicalTextVAE:
-    return load_run(run)
 
 
 def documents_of(model: HierarchicalTextVAE, texts: dict[str, str]) -> Documents:

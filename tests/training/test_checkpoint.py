@@ -54,13 +54,19 @@ def whole(prepared: Path, model: ModelConfig, tmp_path_factory: pytest.TempPathF
     return config
 
 
+def copied(run: Config, output: Path) -> Config:
+    """A finished run in another folder, as if it had been trained there."""
+    config = replace(run, train=replace(run.train, output=str(output)))
+    shutil.copytree(run.train.output, output)
+    RunFolder(output).config.write_text(yaml.safe_dump(to_dict(config)), encoding="utf-8")
+    return config
+
+
 @pytest.fixture
 def stopped(whole: Config, tmp_path: Path) -> Config:
     """The same run as if it had been killed after its last step but one, saved four steps before the end."""
-    config = replace(whole, train=replace(whole.train, output=str(tmp_path / "run")))
-    shutil.copytree(whole.train.output, config.train.output)
+    config = copied(whole, tmp_path / "run")
     folder = RunFolder(config.train.output)
-    folder.config.write_text(yaml.safe_dump(to_dict(config)), encoding="utf-8")
     shutil.rmtree(folder.step_folder(7))
     lines = folder.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
     folder.metrics.write_text("".join(line for line in lines if json.loads(line)["step"] < 7), encoding="utf-8")
@@ -94,10 +100,8 @@ def test_what_killed_writers_left_is_removed(whole: Config, stopped: Config) -> 
 
 def test_a_run_with_no_step_left_removes_them_too(whole: Config, tmp_path: Path) -> None:
     """Killed after its last checkpoint, before the old one was gone."""
-    config = replace(whole, train=replace(whole.train, output=str(tmp_path / "run")))
-    shutil.copytree(whole.train.output, config.train.output)
+    config = copied(whole, tmp_path / "run")
     folder = RunFolder(config.train.output)
-    folder.config.write_text(yaml.safe_dump(to_dict(config)), encoding="utf-8")
     shutil.copytree(folder.step_folder(6), folder.step_folder(5))
     (folder.checkpoints / "step-000004.partial").mkdir()
     assert_same_run(train(resuming(config)), Path(whole.train.output))

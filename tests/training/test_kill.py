@@ -1,14 +1,10 @@
 """Training that is killed: a reduced run of experiments/kill_and_resume.py."""
 
-import sys
 from pathlib import Path
 
 import pytest
-from run_scripts import ROOT
-from training_runs import Settings, configured
-
-sys.path.insert(0, str(ROOT / "experiments"))
 from kill_and_resume import trials
+from training_runs import Settings, configured
 
 
 @pytest.mark.slow
