@@ -1,7 +1,6 @@
 """The `evaluate` modules of eval/metrics: textvae's own numbers, however the rows come in."""
 
 import math
-import multiprocessing
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import tiny
 import torch
 from accelerate import Accelerator
+from run_scripts import SERVER
 
 from textvae.data.dataset import Documents
 from textvae.evaluation.diagnostics import latent_diagnostics
@@ -84,8 +84,7 @@ def second_process(cache: Path) -> None:
 
 def test_two_processes_are_one(tmp_path: Path) -> None:
     """Rows dealt out to two real processes in uneven batches, and a process that has none."""
-    # Forked, because a fresh process would spend seconds on imports.
-    other = multiprocessing.get_context("fork").Process(target=second_process, args=(tmp_path,), daemon=True)
+    other = SERVER.Process(target=second_process, args=(tmp_path,), daemon=True)
     other.start()
     for metric in METRICS:
         whole = load(metric, tmp_path).compute(**rows_of(metric))

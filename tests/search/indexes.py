@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow
 import torch
 from kill_and_resume import changes
-from run_scripts import SERVER
+from run_scripts import SECONDS, SERVER
 
 from textvae.data.dataset import Documents
 from textvae.data.document import EncodedDocument, SourceDocument
@@ -84,30 +84,47 @@ def _alike(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def trials(run: str, folder: str, report: str, begin: Callable[..., None], job: Callable[..., None]) -> None:
+def killed_everywhere(run: str, folder: Path, begin: Callable[..., None], job: Callable[..., None]) -> Iterator[str]:
     """Kill `job` before its first change to a file, the second, and so on, each time with what `begin` made, and let it
-    go on; writes to the file `report` a line for each: the change, and the files that are not those of a job that was
-    not killed. In a process that nothing else runs in, for it forks."""
+    go on: a line for each, of the change and of the files that are not those of a job that was not killed."""
+    (folder / "trials").mkdir()
+    whole = folder / "trials" / "whole"
+    assert exit_status(work, run, whole, begin, job) == 0
+    for number in count(1):
+        out, told = folder / "trials" / str(number), folder / f"change-{number}"
+        if exit_status(killed, run, out, begin, job, number, told) == 0:
+            return
+        assert exit_status(work, run, out, job) == 0
+        beside = [path.name for path in out.parent.iterdir() if path.name.startswith(f"{number}.")]
+        yield f"{told.read_text(encoding='utf-8')}: {' '.join(differing(out, whole) + beside)}"
+
+
+def exit_status(work: Callable[..., None], *arguments: object) -> int | None:
+    """Of `work` in a process of its own, forked where no thread runs whose locks it would wait for."""
+    process = SERVER.Process(target=work, args=arguments)
+    process.start()
+    process.join(SECONDS)
+    process.kill()
+    process.join()
+    return process.exitcode
+
+
+def work(run: str, out: Path, *jobs: Callable[..., None]) -> None:
     torch.set_num_threads(1)
     logging.disable()
     model = load_run(run, "cpu")
-    begin(model, run, Path(folder, "whole"))
-    job(model, run, Path(folder, "whole"))
-    for number in count(1):
-        out = Path(folder, str(number))
-        begin(model, run, out)
-        child = os.fork()
-        if not child:
-            kill_before_change(number, folder, f"{report}.change")
-            job(model, run, out)
-            os._exit(0)
-        if os.waitpid(child, 0)[1] == 0:
-            break
+    for job in jobs:
         job(model, run, out)
-        others = differing(out, Path(folder, "whole"))
-        beside = [path.name for path in Path(folder).iterdir() if path.name.startswith(f"{number}.")]
-        with Path(report).open("a", encoding="utf-8") as file:
-            file.write(f"{Path(report + '.change').read_text()}: {' '.join(others + beside)}\n")
+
+
+def killed(run: str, out: Path, begin: Callable[..., None], job: Callable[..., None], number: int, told: Path) -> None:
+    """By itself, before change `number` of `job`, which the file `told` then names."""
+
+    def watched(*arguments: Any) -> None:
+        kill_before_change(number, str(out.parent), str(told))
+        job(*arguments)
+
+    work(run, out, begin, watched)
 
 
 def kill_before_change(number: int, folder: str, told: str) -> None:
@@ -124,14 +141,3 @@ def kill_before_change(number: int, folder: str, told: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(watch)
-
-
-def killed_everywhere(run: str, folder: Path, begin: Callable[..., None], job: Callable[..., None]) -> list[str]:
-    """The lines of `trials`."""
-    (folder / "trials").mkdir()
-    report = folder / "report"
-    process = SERVER.Process(target=trials, args=(run, str(folder / "trials"), str(report), begin, job))
-    process.start()
-    process.join()
-    assert process.exitcode == 0
-    return report.read_text(encoding="utf-8").splitlines()
