@@ -29,9 +29,9 @@ KINDS: dict[str, dict[str, str]] = {"ddp": {}, "fsdp2": FSDP2}
 SECONDS = 240
 """After which processes are thought to wait for each other for ever."""
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(
-    ["textvae.training.loop", "textvae.cli.main", "textvae.evaluation.likelihood.perplexity", "sacrebleu"]
-)
+SERVER.set_forkserver_preload(["preloaded"])
+# It is started when it is first needed, with this environment, and on some versions of Python without our sys.path.
+os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
 
 
 def run_script(script: str, *arguments: str) -> int:
@@ -79,7 +79,7 @@ def launch(num_processes: int, *commands: Sequence[str], config_file: Path | Non
         str(num_processes),
         json.dumps(commands),
     ]
-    environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=SECONDS, check=False
     )

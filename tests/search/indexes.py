@@ -1,7 +1,6 @@
 """Small indexes: what they are made of, how they are compared, and what kills those who write them."""
 
 import json
-import logging
 import os
 import signal
 import sys
@@ -84,47 +83,37 @@ def _alike(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def killed_everywhere(run: str, folder: Path, begin: Callable[..., None], job: Callable[..., None]) -> Iterator[str]:
+def killed_everywhere(
+    model: HierarchicalTextVAE, run: str, folder: Path, begin: Callable[..., None], job: Callable[..., None]
+) -> Iterator[str]:
     """Kill `job` before its first change to a file, the second, and so on, each time with what `begin` made, and let it
     go on: a line for each, of the change and of the files that are not those of a job that was not killed."""
     (folder / "trials").mkdir()
     whole = folder / "trials" / "whole"
-    assert exit_status(work, run, whole, begin, job) == 0
+    begin(model, run, whole)
+    job(model, run, whole)
     for number in count(1):
         out, told = folder / "trials" / str(number), folder / f"change-{number}"
-        if exit_status(killed, run, out, begin, job, number, told) == 0:
+        begin(model, run, out)
+        # Forked where no thread runs whose locks it would wait for.
+        process = SERVER.Process(target=killed, args=(run, out, job, number, told))
+        process.start()
+        process.join(SECONDS)
+        process.kill()
+        process.join()
+        if process.exitcode == 0:
             return
-        assert exit_status(work, run, out, job) == 0
+        job(model, run, out)
         beside = [path.name for path in out.parent.iterdir() if path.name.startswith(f"{number}.")]
         yield f"{told.read_text(encoding='utf-8')}: {' '.join(differing(out, whole) + beside)}"
 
 
-def exit_status(work: Callable[..., None], *arguments: object) -> int | None:
-    """Of `work` in a process of its own, forked where no thread runs whose locks it would wait for."""
-    process = SERVER.Process(target=work, args=arguments)
-    process.start()
-    process.join(SECONDS)
-    process.kill()
-    process.join()
-    return process.exitcode
-
-
-def work(run: str, out: Path, *jobs: Callable[..., None]) -> None:
-    torch.set_num_threads(1)
-    logging.disable()
-    model = load_run(run, "cpu")
-    for job in jobs:
-        job(model, run, out)
-
-
-def killed(run: str, out: Path, begin: Callable[..., None], job: Callable[..., None], number: int, told: Path) -> None:
+def killed(run: str, out: Path, job: Callable[..., None], number: int, told: Path) -> None:
     """By itself, before change `number` of `job`, which the file `told` then names."""
-
-    def watched(*arguments: Any) -> None:
-        kill_before_change(number, str(out.parent), str(told))
-        job(*arguments)
-
-    work(run, out, begin, watched)
+    torch.set_num_threads(1)
+    model = load_run(run, "cpu")
+    kill_before_change(number, str(out.parent), str(told))
+    job(model, run, out)
 
 
 def kill_before_change(number: int, folder: str, told: str) -> None:

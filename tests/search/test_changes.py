@@ -270,9 +270,9 @@ def delete_two(model: HierarchicalTextVAE, run: str, out: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("change", [append_two, delete_two])
 def test_a_change_that_is_killed_anywhere_ends_as_if_it_had_not_been(
-    run: str, tmp_path: Path, change: Callable[..., None]
+    model: HierarchicalTextVAE, run: str, tmp_path: Path, change: Callable[..., None]
 ) -> None:
-    lines = list(killed_everywhere(run, tmp_path, embed_five, change))
+    lines = list(killed_everywhere(model, run, tmp_path, embed_five, change))
     assert len(lines) > 6
     assert any("os.rename index.json.partial" in line for line in lines)
     assert [line for line in lines if not line.endswith(": ")] == []

@@ -165,8 +165,10 @@ def nothing(*_: object) -> None:
 
 
 @pytest.mark.slow
-def test_an_embedding_that_is_killed_anywhere_ends_as_if_it_had_not_been(run: str, tmp_path: Path) -> None:
-    lines = list(killed_everywhere(run, tmp_path, nothing, embed_three))
+def test_an_embedding_that_is_killed_anywhere_ends_as_if_it_had_not_been(
+    model: HierarchicalTextVAE, run: str, tmp_path: Path
+) -> None:
+    lines = list(killed_everywhere(model, run, tmp_path, nothing, embed_three))
     assert len(lines) > 15
     assert any("rename shard-000000000003.partial" in line for line in lines)
     assert any("rename index.json.partial" in line for line in lines)

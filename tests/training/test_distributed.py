@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -212,32 +211,34 @@ def test_gradients_meet_once_however_many_micro_batches_there_are(tmp_path: Path
         forked(2, [str(script), "every time"], **KINDS[kind])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    ("options", "objective"),
-    [
-        ({"steps": 20}, {}),
-        ({"batch_tokens": 40, "validation_documents": 1}, {"bag_of_words": 0.5}),
-        ({}, {"likelihood": "bag_of_words"}),
-    ],
-    ids=["twenty", "small", "bag"],
-)
-def test_two_processes_are_one(
-    prepared: Path,
-    settings: Settings,
-    tmp_path: Path,
-    kind: str,
-    options: Mapping[str, Any],
-    objective: dict[str, Any],
-) -> None:
-    """Also where a global batch has a document, or the validation a group, for one process only."""
+ALONE = {
+    "twenty": ({"steps": 20, "learning_rate": 1e-3, "validate_every": 10, "save_every": 20}, {}),
+    "small": ({"batch_tokens": 40, "validation_documents": 1}, {"bag_of_words": 0.5}),
+    "bag": ({}, {"likelihood": "bag_of_words"}),
+}
+"""Options and objective. A smaller learning rate makes less of rounding in many steps."""
+
+
+@pytest.fixture(scope="module", params=ALONE)
+def alone(
+    request: pytest.FixtureRequest, prepared: Path, settings: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> Config:
+    """Of a run of one process that has ended."""
+    options, objective = ALONE[request.param]
     model = settings(*LEVELS, logit_rank=8 if objective else 0)
     options = {"steps": 6, "micro_batch_tokens": MICRO, **options}
-    config = configured(prepared, tmp_path / "one", model, objective=objective, **options)
-    printed = forked(2, written(config, tmp_path / "two"), **KINDS[kind])
+    config = configured(prepared, tmp_path_factory.mktemp("alone") / "one", model, objective=objective, **options)
+    train(config)
+    return config
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_are_one(alone: Config, tmp_path: Path, kind: str) -> None:
+    """Also where a global batch has a document, or the validation a group, for one process only."""
+    printed = forked(2, written(alone, tmp_path / "two"), **KINDS[kind])
     assert f"2 processes ({kind.upper()})" in printed
-    assert_same_training(train(config), tmp_path / "two")
+    assert_same_training(Path(alone.train.output), tmp_path / "two")
 
 
 @pytest.mark.slow

@@ -1,0 +1,13 @@
+"""What processes that the tests fork have already: imports, and the tables of renamed weights that transformers makes
+when a first model is loaded."""
+
+import pytest  # noqa: F401
+import sacrebleu  # noqa: F401
+import yaml  # noqa: F401
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+import textvae.cli.main
+import textvae.evaluation.likelihood.perplexity
+import textvae.training.loop  # noqa: F401
+
+get_checkpoint_conversion_mapping("bert")
