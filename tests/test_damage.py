@@ -26,12 +26,12 @@ def run(make_run: MakeRun, tmp_path: Path) -> Path:
 def test_damaged_files_are_refused_by_name_or_read_as_they_were(tmp_path: Path) -> None:
     # In a process of its own: it forks, and this one may have threads whose locks a fork would wait for.
     script = str(ROOT / "experiments" / "damaged_files.py")
-    command = [sys.executable, script, "--count", "60", "--seed", "4", "--out", str(tmp_path / "cases.jsonl")]
+    command = [sys.executable, script, "--count", "36", "--seed", "4", "--out", str(tmp_path / "cases.jsonl")]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     cases = [json.loads(line) for line in (tmp_path / "cases.jsonl").read_text(encoding="utf-8").splitlines()]
     assert {case["target"] for case in cases} == {"configuration", "log", "model", "data set", "index", "resume"}
-    assert sum(case["outcome"] == "refused" for case in cases) > 20
+    assert sum(case["outcome"] == "refused" for case in cases) > 10
 
 
 def test_a_changed_weight_is_noticed(run: Path) -> None:
