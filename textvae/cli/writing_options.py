@@ -19,7 +19,7 @@ SAMPLING = {
     "no-repeat-ngram": "no run of so many tokens comes twice in one context window; 0 is off",
     "max-sentence-tokens": "a sentence is cut after so many tokens",
     "max-children": "a unit is ended after so many children",
-    "best-of": "versions of every part, of which the one nearest to its planned latents is kept",
+    "best-of": "versions of every part, of which those are kept whose text is read most as planned",
 }
 """Option that is a number -> its help; the names are those of `SamplingOptions`."""
 

@@ -55,8 +55,8 @@ class SamplingOptions:
     max_children: int = 64
     """A unit is ended after this many children."""
     best_of: int = 1
-    """Versions of every part that are written, of which the one is kept that the encoder reads most as it was planned
-    (`writing.best_of`)."""
+    """Versions of every part that are written, of which those are kept with which the encoder reads the text most as it
+    was planned (`writing.best_of`)."""
     batch_tokens: int = 16384
     """Tokens that the decoder's memory may hold at a time: the context windows written side by side."""
 
