@@ -74,6 +74,16 @@ def latent_temperature(given: Sequence[str]) -> float | dict[str, float]:
     return found.get("", found)
 
 
+def check_out(out: str | None) -> None:
+    """Before the writing, which takes the time: make the folder of --out. Raises ValueError where it is one itself,
+    OSError where it cannot be made."""
+    if out is None:
+        return
+    if Path(out).is_dir():
+        raise ValueError(f"--out is '{out}', a folder; give a file in it, such as {Path(out) / 'out.jsonl'}")
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+
+
 def show(
     written: Sequence[GeneratedDocument],
     out: str | None,
