@@ -251,6 +251,7 @@ def test_a_reconstruction_goes_down_to_a_level(run: str, text_file: str, capsys:
         ("--max-children", "0"),
         ("--max-sentence-tokens", "-3"),
         ("--best-of", "0"),
+        ("--topic-weight", "-1"),
         ("--top-k", "-1"),
         ("--no-repeat-ngram", "-1"),
         ("--repetition-penalty", "0"),

@@ -1,5 +1,6 @@
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -336,3 +337,26 @@ def test_progress_ends_at_all_planned_units(hierarchy: tuple[str, ...], levels: 
     with torch.no_grad(), tqdm(total=writer.num_units, file=StringIO()) as bar:
         writer.write(bar)
         assert 3 <= bar.n == bar.total
+
+
+def test_a_topic_weight_is_that_of_a_model_trained_with_more() -> None:
+    """Twice the weight writes what a model with twice `decoder.topic_weight` does, half of it what one with half."""
+    for factor in (2.0, 0.5):
+        found, expected = (
+            write(
+                tiny.model(tiny.DOCUMENT, logit_rank=4, topic_weight=trained),
+                nothing(tiny.model(tiny.DOCUMENT)),
+                3,
+                replace(SHORT, topic_weight=asked),
+            )
+            for trained, asked in ((0.7, factor), (0.7 * factor, 1.0))
+        )
+        assert found == expected
+    vae = tiny.model(tiny.DOCUMENT, logit_rank=4, topic_weight=0.7)
+    assert write(vae, nothing(vae), 3, replace(SHORT, topic_weight=30.0)) != write(vae, nothing(vae), 3, SHORT)
+
+
+def test_a_topic_weight_without_topics_is_refused() -> None:
+    vae = tiny.model(())
+    with pytest.raises(ValueError, match=r"topic_weight is 2\.0, but this model has no topics"):
+        write(vae, nothing(vae), 0, replace(SHORT, topic_weight=2.0))

@@ -17,6 +17,7 @@ SAMPLING = {
     "min-p": "draw only tokens of at least this share of the best one's probability; 0 is off",
     "repetition-penalty": "divides the logits of tokens that were there before; 1 is off",
     "no-repeat-ngram": "no run of so many tokens comes twice in one context window; 0 is off",
+    "topic-weight": "more (above 1) or fewer (below) of the words that the latents make likelier",
     "max-sentence-tokens": "a sentence is cut after so many tokens",
     "max-children": "a unit is ended after so many children",
     "best-of": "versions of every part, of which those are kept whose text is read most as planned",

@@ -13,6 +13,7 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "repetition_penalty": (1e-3, 1e3, "between 0.001 and 1000; 1 is off"),
     "no_repeat_ngram": (1, 2**31, "0 (off) or more"),
     "latent_temperature": (1e-6, 1e3, "between 0 (prior means) and 1000"),
+    "topic_weight": (1e-6, 1e3, "between 0 (no topics) and 1000"),
     "max_sentence_tokens": (1, 2**31, "1 or more"),
     "max_children": (1, 2**31, "1 or more"),
     "batch_tokens": (1, 2**62, "1 or more"),
@@ -22,7 +23,7 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "seed": (0, 2**63 - 1, "between 0 and 2^63 - 1"),
 }
 """Name -> smallest, largest and both in words."""
-MAY_BE_ZERO = ("temperature", "top_k", "min_p", "no_repeat_ngram", "latent_temperature")
+MAY_BE_ZERO = ("temperature", "top_k", "min_p", "no_repeat_ngram", "latent_temperature", "topic_weight")
 
 
 def check_range(name: str, value: float, shown: str | None = None) -> None:
@@ -51,6 +52,9 @@ class SamplingOptions:
     latent_temperature: float | Mapping[str, float] = 1.0
     """Scales the standard deviation of latents that are drawn from their priors: of all levels, or by level, where a
     level that is not named has 1."""
+    topic_weight: float = 1.0
+    """Of the latents' own path to the logits, times the weight that it was trained with: above 1 the words of the
+    planned topics come more often, at 0 only the decoder's states tell of the latents."""
     max_sentence_tokens: int = 128
     max_children: int = 64
     """A unit is ended after this many children."""
@@ -78,3 +82,12 @@ class SamplingOptions:
                     f"latent_temperature names '{level}', but the model has latents at levels {list(levels)}"
                 )
         return {level: self.latent_temperature.get(level, 1.0) for level in levels}
+
+    def checked_topic_weight(self, has_topics: bool) -> float:
+        """Raises ValueError where it is not 1 and the model has no topics."""
+        if self.topic_weight != 1 and not has_topics:
+            raise ValueError(
+                f"topic_weight is {self.topic_weight}, but this model has no topics (model.decoder.logit_rank is 0, or "
+                "it has no levels): leave it at 1"
+            )
+        return self.topic_weight
