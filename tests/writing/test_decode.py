@@ -17,7 +17,9 @@ from textvae.writing.operations import resample, theme
 from textvae.writing.options import SamplingOptions
 from textvae.writing.plan import DocumentPlan, open_plan, plan_of
 
-SHORT = SamplingOptions(max_sentence_tokens=4, max_children=3)
+PLAIN = SamplingOptions(temperature=1, top_p=1)
+"""Tokens as the model has them."""
+SHORT = replace(PLAIN, max_sentence_tokens=4, max_children=3)
 CASES = [
     (hierarchy, levels, context)
     for hierarchy, levels in tiny.depths()
@@ -264,7 +266,7 @@ def test_documents_are_drawn_as_they_are_scored(
     """Whole texts given the latents, words and (unless `counts` fixes it) structure, against their scores."""
     vae, draws = flat_model(levels, context), 500
     plan = plan_of(fixed_latents(levels, 2), [counts or [0]], ("document", "sentence"))
-    written = write(vae, [plan] * draws, 0, SamplingOptions(max_sentence_tokens=30))
+    written = write(vae, [plan] * draws, 0, replace(PLAIN, max_sentence_tokens=30))
     observed = Counter(str(document.sentences) for document in written)
     texts = {str(document.sentences): document for document in written}
     members = [tiny.encoded(name, document.structure, document.sentences) for name, document in texts.items()]
@@ -285,9 +287,9 @@ def test_top_p_and_temperature_sharpen() -> None:
     plain, sharp, narrow = (
         Counter(tuple(words) for d in write(vae, nothing(vae, 60), 0, options) for words in d.sentences)
         for options in (
-            SamplingOptions(max_sentence_tokens=2),
-            SamplingOptions(max_sentence_tokens=2, temperature=0.3),
-            SamplingOptions(max_sentence_tokens=2, top_p=0.3),
+            replace(PLAIN, max_sentence_tokens=2),
+            replace(PLAIN, max_sentence_tokens=2, temperature=0.3),
+            replace(PLAIN, max_sentence_tokens=2, top_p=0.3),
         )
     )
     assert len(sharp) < len(plain)
@@ -323,7 +325,7 @@ def test_rows_that_are_done_leave() -> None:
     rows: list[int] = []
     step = vae.decoder.step
     vae.decoder.step = lambda ids, *rest: (rows.append(len(ids)), step(ids, *rest))[1]
-    written = write_documents(vae, nothing(vae, 40), SamplingOptions(max_sentence_tokens=60), 0)
+    written = write_documents(vae, nothing(vae, 40), replace(PLAIN, max_sentence_tokens=60), 0)
     lengths = [len(words) + 1 for document in written for words in document.sentences]
     assert sum(lengths) <= sum(rows) < 1.3 * sum(lengths)
     assert sum(rows) < 0.7 * max(lengths) * len(lengths), "the case must leave something to save"

@@ -11,7 +11,7 @@ from textvae.text_vae import GeneratedDocument
 from textvae.writing.options import SamplingOptions, check_range
 
 SAMPLING = {
-    "temperature": "of the tokens; 0 is greedy",
+    "temperature": "of the tokens; 0 is greedy, 1 with --top-p 1 draws as the model has it",
     "top-p": "draw only among the most probable tokens of this total probability; 1 is off",
     "top-k": "draw only among this many of the most probable tokens; 0 is off",
     "min-p": "draw only tokens of at least this share of the best one's probability; 0 is off",
