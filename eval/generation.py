@@ -8,6 +8,7 @@ A theme is the document latent of a real document, one of every source; it is he
 import argparse
 import json
 import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import chain
@@ -22,25 +23,23 @@ from textvae.cli.source_options import open_source
 from textvae.cli.writing_options import SAMPLING, add_sampling, sampling
 from textvae.data.dataset import Documents
 from textvae.data.document import EncodedDocument
-from textvae.evaluation.generation import (
-    ENCODER,
-    OWN,
-    TFIDF,
+from textvae.evaluation.generation.agreement import (
     Drift,
     Embedded,
-    Judge,
     agreement,
-    choose_themes,
-    copied,
-    distinct,
     drift,
     embed,
-    self_bleu,
-    structure,
+    plan_agreements,
     tfidf_agreement,
-    write_under_themes,
 )
+from textvae.evaluation.generation.judge import Judge
+from textvae.evaluation.generation.themes import choose_themes, write_under_themes
+from textvae.evaluation.generation.variance import variance_shares
+from textvae.evaluation.generation.wording import copied, distinct, self_bleu, structure
 from textvae.text_vae import GeneratedDocument, HierarchicalTextVAE
+
+OWN, TFIDF, ENCODER = "own", "tfidf", "encoder_mean"
+"""Ways to compare a document with a theme."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -75,7 +74,9 @@ def run(arguments: argparse.Namespace) -> None:
         training = open_source(whole, arguments.data, model, arguments.copied_from)
     real = [chosen.read(row) for row in range(len(chosen))]
     themes = embed(model, real)
+    began = time.perf_counter()
     groups = write_under_themes(model, themes.theme, arguments.num, arguments.seed, options, process)
+    seconds = time.perf_counter() - began
     if not process.is_main_process:
         return
     of = np.repeat(np.arange(len(real)), arguments.num)
@@ -89,6 +90,7 @@ def run(arguments: argparse.Namespace) -> None:
         "documents": len(written),
         "themes": len(real),
         "seed": arguments.seed,
+        "seconds": seconds,
         "settings": {
             option: getattr(options, option.replace("-", "_")) for option in (*SAMPLING, "latent-temperature")
         },
@@ -97,8 +99,16 @@ def run(arguments: argparse.Namespace) -> None:
             **_agreements(again, texts["written"], themes, texts["real"], of),
             "real_sections": _of_real_sections(others, themes, texts["real"]),
         },
+        "plan": {
+            name: asdict(found)
+            for name, found in plan_agreements(model, [document.plan for document in written], encoded).items()
+        },
         "drift": {name: _mean(values) for name, values in asdict(drifted).items()},
         "diversity": _diversity(groups, real, texts),
+        "variance": {
+            "written": variance_shares(again.sentences, encoded, model.config.hierarchy),
+            "real": variance_shares(themes.sentences, real, model.config.hierarchy),
+        },
         "structure": {"written": asdict(structure(encoded)), "real": asdict(structure(real))},
     }
     if judge is not None:
@@ -189,7 +199,8 @@ def _write_documents(path: str, themes: Sequence[str], written: Sequence[Generat
 
 def table(result: dict[str, Any]) -> Iterator[str]:
     theme, diversity, drifted = result["theme"], result["diversity"], result["drift"]
-    yield f"{result['documents']} documents written under {result['themes']} themes, chance {theme['chance']:.1%}"
+    count, themes, seconds = (result[key] for key in ("documents", "themes", "seconds"))
+    yield f"{count} documents written under {themes} themes in {seconds:.0f} s, chance {theme['chance']:.1%}"
     yield f"{'':34}{'written':>10}{'real':>10}"
     beside = theme["real_sections"] or {}
     for key, said in (
@@ -200,6 +211,12 @@ def table(result: dict[str, Any]) -> Iterator[str]:
         other = f"{beside[key]:.0%}" if beside else "-"
         yield f"{f'nearest theme is its own, {said}':34}{theme[key]:>10.0%}{other:>10}"
     yield f"{'paragraph to theme, cosine':34}{drifted['written']:>10.2f}{drifted['real']:>10.2f}"
+    for name, found in result["plan"].items():
+        yield f"{f'nearest {name} plan is its own':34}{found['agreement']:>10.0%}  of {found['units']}"
+        yield f"{'  nearer than another, a sibling':34}{found['nearer']:>10.0%}{found['nearer_than_siblings']:>10.0%}"
+    for name, share in result["variance"]["written"].items():
+        said = f"variance between {name}s"
+        yield f"{said:34}{share:>10.0%}{result['variance']['real'][name]:>10.0%}"
     yield f"{'self-BLEU of paragraphs':34}{diversity['self_bleu']:>10.2f}{diversity['real_self_bleu']:>10.2f}"
     yield f"{'distinct bigrams':34}{diversity['distinct_2']:>10.3f}{diversity['real_distinct_2']:>10.3f}"
     for key, value in result["structure"]["written"].items():

@@ -100,7 +100,7 @@ def test_levels_of_several_files_are_combined(run: str, text_file: str, tmp_path
 
 
 def test_markdown_has_a_heading_for_every_document(run: str, tmp_path: Path) -> None:
-    lined, marked = tmp_path / "out.jsonl", tmp_path / "out.md"
+    lined, marked = tmp_path / "new" / "out.jsonl", tmp_path / "new" / "folder" / "out.md"
     for out in (lined, marked):
         assert main(["generate", "--model", run, "--num", "2", "--max-children", "2", "--out", str(out)]) == 0
     first, second = (record["text"] for record in lines(lined))
@@ -249,6 +249,12 @@ def test_a_reconstruction_goes_down_to_a_level(run: str, text_file: str, capsys:
         ("--theme-seed", "-1"),
         ("--min-p", "2"),
         ("--max-children", "0"),
+        ("--max-sentence-tokens", "-3"),
+        ("--best-of", "0"),
+        ("--topic-weight", "-1"),
+        ("--top-k", "-1"),
+        ("--no-repeat-ngram", "-1"),
+        ("--repetition-penalty", "0"),
     ],
 )
 def test_a_number_that_makes_no_sense_is_refused_by_the_name_of_its_option(
@@ -292,6 +298,8 @@ def test_python_and_the_command_line_draw_alike(run: str, tmp_path: Path) -> Non
         (["generate", "--model", "RUN", "--keep", "paragraph:1"], "give --theme-from FILE"),
         (["generate", "--model", "RUN", "--theme-from", "FILE", "--keep", "paragraph:3"], "no paragraph 3 to keep"),
         (["generate", "--model", "RUN", "--theme-from", "FILE", "--keep", "verse:1"], "no level 'verse'"),
+        (["generate", "--model", "RUN", "--theme-from", "FILE", "--keep", "sentence:0"], "a number from 1"),
+        (["generate", "--model", "RUN", "--theme-from", "FILE", "--keep", "sentence:-1"], "a number from 1"),
         (["generate", "--model", "RUN", "--theme-from", "FILE", "--keep", "paragraph"], "--keep is given 'paragraph'"),
         (
             ["generate", "--model", "RUN", "--theme-from", "FILE", "--theme-weights", "1", "2"],
@@ -311,6 +319,9 @@ def test_python_and_the_command_line_draw_alike(run: str, tmp_path: Path) -> Non
             "no latent level 'verse'",
         ),
         (["interpolate", "--model", "RUN", "--from", "FILE", "--to", "FILE", "--steps", "1"], "must be 2 or more"),
+        (["generate", "--model", "RUN", "--theme-id", "nowhere", "a"], "'nowhere' is no index"),
+        (["generate", "--model", "RUN", "--out", "FOLDER"], "a folder; give a file in it"),
+        (["interpolate", "--model", "RUN", "--from", "FILE", "--to", "FILE", "--out", "FOLDER"], "a folder"),
         (["embed", "EMPTY", "--model", "RUN", "--out", "OUT"], "empty.txt"),
         (["search", "FILE", "query"], "is no index"),
         (["embed", "FILE", "--model", "RUN", "--out", "OUT", "--limit", "0"], "limit is 0; it must be 1 or more"),
@@ -322,11 +333,22 @@ def test_what_the_user_can_mend_is_said_in_a_line(
 ) -> None:
     (tmp_path / "empty.txt").touch()
     given = {"RUN": run, "FILE": text_file, "OUT": str(tmp_path / "out"), "EMPTY": str(tmp_path / "empty.txt")}
+    given["FOLDER"] = str(tmp_path)
     assert main([given.get(word, word) for word in command]) == 2
     error = capsys.readouterr().err
     assert "error: " in error
     assert message in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("contradiction", [["--resample", "sentence"], ["--units", "paragraph=4"]], ids=str)
+def test_what_is_kept_has_its_structure_already(
+    run: str, text_file: str, capsys: pytest.CaptureFixture, contradiction: list[str]
+) -> None:
+    command = ["generate", "--model", run, "--theme-from", text_file, "--keep", "paragraph:2"]
+    with pytest.raises(SystemExit, match="2"):
+        main([*command, *contradiction])
+    assert f"argument {contradiction[0]}: not allowed with argument --keep" in capsys.readouterr().err
 
 
 def test_training_names_an_unknown_key(

@@ -5,29 +5,31 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pytest
 import torch
 from run_scripts import forked, refusal, run_script
-from tiny import DOCUMENT
+from tiny import DOCUMENT, document
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
 from textvae.build import build_model
 from textvae.config import ModelConfig
 from textvae.data.dataset import Documents, load_prepared
 from textvae.data.text.processor import DocumentProcessor
-from textvae.evaluation.generation import (
+from textvae.evaluation.generation.agreement import (
     Embedded,
-    Judge,
     agreement,
-    choose_themes,
-    copied,
-    distinct,
     drift,
-    self_bleu,
+    plan_agreement,
+    plan_agreements,
     tfidf_agreement,
 )
+from textvae.evaluation.generation.judge import Judge
+from textvae.evaluation.generation.themes import choose_themes
+from textvae.evaluation.generation.variance import variance_shares
+from textvae.evaluation.generation.wording import copied, distinct, self_bleu
 
 MakeRun = Callable[..., str]
 SEA, SHOP = "the boats turned back past the harbour wall", "she sold rope and lamps in her shop"
@@ -58,12 +60,47 @@ def test_tfidf_agreement_goes_by_the_words_that_tell_themes_apart() -> None:
 
 
 def test_drift_is_the_cosine_to_the_own_theme_about_the_common_mean() -> None:
-    real = Embedded(np.zeros((2, 1)), np.array([[3.0, 1.0], [1.0, 1.0]]), [np.array([[3.0, 1.0]] * 2), np.ones((1, 2))])
-    written = Embedded(np.zeros((1, 1)), np.zeros((1, 2)), [np.array([[9.0, 1.0], [-9.0, 1.0], [2.0, 5.0]])])
+    real = Embedded(
+        np.zeros((2, 1)), np.array([[3.0, 1.0], [1.0, 1.0]]), [], [np.array([[3.0, 1.0]] * 2), np.ones((1, 2))]
+    )
+    written = Embedded(np.zeros((1, 1)), np.zeros((1, 2)), [], [np.array([[9.0, 1.0], [-9.0, 1.0], [2.0, 5.0]])])
     found = drift(written, real, np.array([0]))
     np.testing.assert_allclose(found.written, [[1, -1, 0]], atol=1e-6)
     # The only paragraph of the second document has no rest to be compared with.
     np.testing.assert_allclose(found.real, [[1, 1]])
+
+
+def test_a_plan_is_found_again_where_its_own_latent_is_the_nearest() -> None:
+    planned = np.array([[3.0, 0.0], [-3.0, 0.0], [0.0, 3.0], [0.0, -3.0]])
+    document = np.array([0, 0, 1, 1])
+    same = plan_agreement(planned * 0.1, planned, document)
+    assert (same.units, same.agreement, same.chance, same.nearer, same.nearer_than_siblings) == (4, 1, 0.25, 1, 1)
+    swapped = plan_agreement(planned[[1, 0, 3, 2]], planned, document)
+    assert (swapped.agreement, swapped.nearer_than_siblings) == (0, 0)
+    assert swapped.nearer == 0
+    # What says the document alone: its units are told from others', not from each other.
+    alike = plan_agreement(
+        np.array([[1.0, -1.0]] * 4), np.array([[3.0, 0.0], [3.0, 0.0], [0, 3.0], [0, 3.0]]), document
+    )
+    assert alike.nearer_than_siblings == 0.5
+    assert math.isnan(plan_agreement(planned, planned, np.arange(4)).nearer_than_siblings)
+
+
+def test_variance_is_shared_out_over_the_levels_that_it_was_drawn_at() -> None:
+    """Whatever the number of sentences: the shares of two sentences a paragraph are those of many."""
+    random = np.random.default_rng(0)
+
+    def shares(sentences: int) -> dict[str, float]:
+        documents = [document(str(number), [3], [sentences] * 3) for number in range(60)]
+        of_paragraph = [random.normal(size=(3, 40)) + 2 * random.normal(size=40) for _ in documents]
+        rows = [np.repeat(means, sentences, axis=0) for means in of_paragraph]
+        features = [means + 3 * random.normal(size=means.shape) for means in rows]
+        return variance_shares(features, documents, DOCUMENT)
+
+    for count in (2, 12):
+        found = shares(count)
+        assert sum(found.values()) == pytest.approx(1)
+        assert found == pytest.approx({"document": 4 / 14, "paragraph": 1 / 14, "sentence": 9 / 14}, abs=0.04)
 
 
 def test_self_bleu_does_not_depend_on_how_many_are_alike() -> None:
@@ -101,6 +138,36 @@ def test_a_judge_without_preferences_takes_the_logarithm_of_its_vocabulary(
     assert judge.nats_per_token([SEA, SHOP]) == pytest.approx(math.log(400))
 
 
+def test_what_was_read_before_counts_for_what_comes_after(decoder_folder: str, tmp_path: Path) -> None:
+    """A judge is asked for a text's own tokens only, with as much before them as it can read."""
+    torch.manual_seed(0)
+    GPT2LMHeadModel(GPT2Config(vocab_size=400, n_layer=1, n_embd=8, n_head=2, n_positions=64)).save_pretrained(tmp_path)
+    for file in Path(decoder_folder).iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    judge = Judge(str(tmp_path), torch.device("cpu"))
+    both = judge.tokenizer(f"{SEA}\n\n", add_special_tokens=False).input_ids
+    start = len(both)
+    both += judge.tokenizer(SHOP, add_special_tokens=False).input_ids
+    assert start < 32 < len(both) < 64
+    with torch.no_grad():
+        log_prob = judge.model(torch.tensor([both])).logits[0].log_softmax(-1)
+    expected = -fmean(log_prob[place - 1, both[place]].item() for place in range(start, len(both)))
+    assert judge.nats_after(SEA, SHOP) == pytest.approx(expected, rel=1e-5)
+    assert judge.nats_after(SHOP, SHOP) != pytest.approx(expected, rel=1e-5)
+    assert judge.nats_after(SEA * 50, SHOP) == judge.nats_after(SEA * 60, SHOP)
+    assert math.isnan(judge.nats_after(SEA, ""))
+
+
+def test_plans_are_compared_under_the_planned_latents_above(make_model: MakeRun) -> None:
+    model = make_model(*DOCUMENT)
+    documents = model.process([f"{SEA}. {SHOP}.\n\nThe wind rose.", f"{SHOP}.\n\n{SEA}. It was late."])
+    found = plan_agreements(model, [model.plan(document) for document in documents], documents)
+    assert {name: (level.units, level.agreement) for name, level in found.items()} == {
+        "paragraph": (4, 1),
+        "sentence": (6, 1),
+    }
+
+
 def test_themes_are_of_different_sources(prepared: Path) -> None:
     split = load_prepared(prepared, "train")
     members = [split.read(row) for row in (0, 1, 2)]
@@ -122,6 +189,8 @@ def test_the_file_holds_what_was_written_and_what_real_text_gives(
     written = [json.loads(line) for line in documents.read_text(encoding="utf-8").splitlines()]
     assert (found["documents"], found["themes"], len(written)) == (6, 3, 6)
     assert found["theme"]["chance"] == pytest.approx(1 / 3)
+    assert set(found["plan"]) == {"paragraph", "sentence"}
+    assert sum(found["variance"]["real"].values()) == pytest.approx(1)
     assert found["copied"]["real"] == 1, "the real documents are the training text"
     assert found["copied"]["written"] < 0.1
     assert all(len(record["theme_similarity"]) == record["structure"][0][0] for record in written)

@@ -1,5 +1,6 @@
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -16,7 +17,9 @@ from textvae.writing.operations import resample, theme
 from textvae.writing.options import SamplingOptions
 from textvae.writing.plan import DocumentPlan, open_plan, plan_of
 
-SHORT = SamplingOptions(max_sentence_tokens=4, max_children=3)
+PLAIN = SamplingOptions(temperature=1, top_p=1)
+"""Tokens as the model has them."""
+SHORT = replace(PLAIN, max_sentence_tokens=4, max_children=3)
 CASES = [
     (hierarchy, levels, context)
     for hierarchy, levels in tiny.depths()
@@ -263,7 +266,7 @@ def test_documents_are_drawn_as_they_are_scored(
     """Whole texts given the latents, words and (unless `counts` fixes it) structure, against their scores."""
     vae, draws = flat_model(levels, context), 500
     plan = plan_of(fixed_latents(levels, 2), [counts or [0]], ("document", "sentence"))
-    written = write(vae, [plan] * draws, 0, SamplingOptions(max_sentence_tokens=30))
+    written = write(vae, [plan] * draws, 0, replace(PLAIN, max_sentence_tokens=30))
     observed = Counter(str(document.sentences) for document in written)
     texts = {str(document.sentences): document for document in written}
     members = [tiny.encoded(name, document.structure, document.sentences) for name, document in texts.items()]
@@ -284,9 +287,9 @@ def test_top_p_and_temperature_sharpen() -> None:
     plain, sharp, narrow = (
         Counter(tuple(words) for d in write(vae, nothing(vae, 60), 0, options) for words in d.sentences)
         for options in (
-            SamplingOptions(max_sentence_tokens=2),
-            SamplingOptions(max_sentence_tokens=2, temperature=0.3),
-            SamplingOptions(max_sentence_tokens=2, top_p=0.3),
+            replace(PLAIN, max_sentence_tokens=2),
+            replace(PLAIN, max_sentence_tokens=2, temperature=0.3),
+            replace(PLAIN, max_sentence_tokens=2, top_p=0.3),
         )
     )
     assert len(sharp) < len(plain)
@@ -322,7 +325,7 @@ def test_rows_that_are_done_leave() -> None:
     rows: list[int] = []
     step = vae.decoder.step
     vae.decoder.step = lambda ids, *rest: (rows.append(len(ids)), step(ids, *rest))[1]
-    written = write_documents(vae, nothing(vae, 40), SamplingOptions(max_sentence_tokens=60), 0)
+    written = write_documents(vae, nothing(vae, 40), replace(PLAIN, max_sentence_tokens=60), 0)
     lengths = [len(words) + 1 for document in written for words in document.sentences]
     assert sum(lengths) <= sum(rows) < 1.3 * sum(lengths)
     assert sum(rows) < 0.7 * max(lengths) * len(lengths), "the case must leave something to save"
@@ -336,3 +339,26 @@ def test_progress_ends_at_all_planned_units(hierarchy: tuple[str, ...], levels: 
     with torch.no_grad(), tqdm(total=writer.num_units, file=StringIO()) as bar:
         writer.write(bar)
         assert 3 <= bar.n == bar.total
+
+
+def test_a_topic_weight_is_that_of_a_model_trained_with_more() -> None:
+    """Twice the weight writes what a model with twice `decoder.topic_weight` does, half of it what one with half."""
+    for factor in (2.0, 0.5):
+        found, expected = (
+            write(
+                tiny.model(tiny.DOCUMENT, logit_rank=4, topic_weight=trained),
+                nothing(tiny.model(tiny.DOCUMENT)),
+                3,
+                replace(SHORT, topic_weight=asked),
+            )
+            for trained, asked in ((0.7, factor), (0.7 * factor, 1.0))
+        )
+        assert found == expected
+    vae = tiny.model(tiny.DOCUMENT, logit_rank=4, topic_weight=0.7)
+    assert write(vae, nothing(vae), 3, replace(SHORT, topic_weight=30.0)) != write(vae, nothing(vae), 3, SHORT)
+
+
+def test_a_topic_weight_without_topics_is_refused() -> None:
+    vae = tiny.model(())
+    with pytest.raises(ValueError, match=r"topic_weight is 2\.0, but this model has no topics"):
+        write(vae, nothing(vae), 0, replace(SHORT, topic_weight=2.0))

@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
+from transformers import TopPLogitsWarper
 
-from textvae.writing.draw import TokenSampler, inverse_cdf
+from textvae.writing.draw import SORTED, NucleusWarper, TokenSampler, inverse_cdf
 from textvae.writing.options import SamplingOptions
 
 LOGITS = torch.tensor([[0.5, 0.2, 0.15, 0.1, 0.05]]).log()
@@ -32,7 +33,22 @@ def shares(sampler: TokenSampler, ids: list[int] | None = None) -> list[float]:
     ids=str,
 )
 def test_shares_are_those_of_the_processed_probabilities(options: dict[str, float], expected: list[float]) -> None:
+    options = {"temperature": 1.0, "top_p": 1.0} | options
     assert shares(TokenSampler(SamplingOptions(**options), end_id=4)) == pytest.approx(expected, abs=0.011)
+
+
+@pytest.mark.parametrize("top_p", [0.1, 0.5, 0.9, 0.999])
+def test_a_nucleus_is_that_of_all_tokens_sorted(top_p: float) -> None:
+    """Of sharp distributions and of flat ones, whose nucleus holds more tokens than are sorted at first."""
+    scores = torch.randn(40, 3 * SORTED, generator=torch.Generator().manual_seed(0)) * torch.linspace(0, 8, 40)[:, None]
+    scores[0] = -torch.arange(3 * SORTED) / 1e4  # flat without ties
+    ids = torch.zeros(40, 1, dtype=torch.long)
+    expected, found = TopPLogitsWarper(top_p)(ids, scores), NucleusWarper(top_p)(ids, scores)
+    assert bool(expected[0].isfinite().sum() > SORTED) == (top_p > 0.4)
+    # Which token is the last depends on rounding.
+    assert (expected.isfinite() != found.isfinite()).sum(1).max() <= 1
+    kept = expected.isfinite() & found.isfinite()
+    assert torch.equal(expected[kept], found[kept])
 
 
 def test_penalties_see_every_token_so_far() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from textvae.cli.common import add_model, load_model
-from textvae.cli.writing_options import add_sampling, sampling, show
+from textvae.cli.writing_options import add_sampling, check_out, sampling, show
 from textvae.data.sources.files import read_document
 from textvae.search.index import Index
 from textvae.text_vae import HierarchicalTextVAE
@@ -72,6 +72,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     options = sampling(arguments)
+    check_out(arguments.out)
     weights = arguments.theme_weights
     for option in ("resample", "keep"):
         if getattr(arguments, option) and (len(arguments.theme_from or []) != 1 or weights):

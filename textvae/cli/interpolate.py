@@ -7,7 +7,7 @@ import argparse
 import torch
 
 from textvae.cli.common import add_model, load_model
-from textvae.cli.writing_options import add_sampling, sampling, show
+from textvae.cli.writing_options import add_sampling, check_out, sampling, show
 from textvae.data.sources.files import read_document
 from textvae.writing.operations import interpolate
 
@@ -19,13 +19,16 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--to", dest="end", required=True, metavar="FILE")
     parser.add_argument("--steps", type=int, default=5, help="documents, both ends included (default: %(default)s)")
     parser.add_argument("--level", help="level whose latents move (default: the top); needs the same number of units")
-    parser.add_argument("--out", metavar="FILE.jsonl")
+    parser.add_argument(
+        "--out", metavar="FILE.jsonl", help="write JSON lines, or Markdown to a .md, in place of printing"
+    )
     add_sampling(parser)
     parser.set_defaults(command=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
     options = sampling(arguments)
+    check_out(arguments.out)
     texts = [read_document(file) for file in (arguments.start, arguments.end)]
     model = load_model(arguments)
     level = arguments.level or model.theme_level

@@ -11,15 +11,16 @@ from textvae.text_vae import GeneratedDocument
 from textvae.writing.options import SamplingOptions, check_range
 
 SAMPLING = {
-    "temperature": "of the tokens; 0 is greedy",
+    "temperature": "of the tokens; 0 is greedy, 1 with --top-p 1 draws as the model has it",
     "top-p": "draw only among the most probable tokens of this total probability; 1 is off",
     "top-k": "draw only among this many of the most probable tokens; 0 is off",
     "min-p": "draw only tokens of at least this share of the best one's probability; 0 is off",
     "repetition-penalty": "divides the logits of tokens that were there before; 1 is off",
     "no-repeat-ngram": "no run of so many tokens comes twice in one context window; 0 is off",
+    "topic-weight": "more (above 1) or fewer (below) of the words that the latents make likelier",
     "max-sentence-tokens": "a sentence is cut after so many tokens",
     "max-children": "a unit is ended after so many children",
-    "best-of": "versions of every part, of which the one nearest to its planned latents is kept",
+    "best-of": "versions of every part, of which those are kept whose text is read most as planned",
 }
 """Option that is a number -> its help; the names are those of `SamplingOptions`."""
 
@@ -72,6 +73,16 @@ def latent_temperature(given: Sequence[str]) -> float | dict[str, float]:
         check_range("latent_temperature", value, f"--latent-temperature{' of ' if level else ''}{level}")
         found[level] = value
     return found.get("", found)
+
+
+def check_out(out: str | None) -> None:
+    """Before the writing, which takes the time: make the folder of --out. Raises ValueError where it is one itself,
+    OSError where it cannot be made."""
+    if out is None:
+        return
+    if Path(out).is_dir():
+        raise ValueError(f"--out is '{out}', a folder; give a file in it, such as {Path(out) / 'out.jsonl'}")
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
 
 
 def show(

@@ -196,10 +196,13 @@ class Decoder(nn.Module):
             inputs |= self._after_prefix(self.sites.of_prefix(vectors)[:, chunk.sentence[:, 0]], cache, chunk.ids)
         return self._read(inputs | {"use_cache": False}, vectors, chunk.sentence)
 
-    def step(self, ids: Tensor, vectors: Tensor | None, cache: Cache) -> tuple[Tensor, Tensor]:
+    def step(
+        self, ids: Tensor, vectors: Tensor | None, cache: Cache, topic_weight: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
         """The next token's logits [R, V] and the event logits [R, E] after reading `ids` [R, C].
 
-        vectors: [num_sites, R, H] for the sentence being written; `cache` moves on.
+        vectors: [num_sites, R, H] for the sentence being written; `cache` moves on. topic_weight: times the weight of
+        the latents' own path to the logits that the model was trained with.
         """
         sentence = torch.arange(len(ids), device=ids.device)[:, None]
         embedded = self.backbone.get_input_embeddings()(ids)
@@ -207,7 +210,7 @@ class Decoder(nn.Module):
         if self.prefix is not None and vectors is not None:
             inputs |= self._after_prefix(self.sites.of_prefix(vectors), cache, ids)
         last = self._read(inputs | {"use_cache": True}, vectors, sentence)[:, -1:]
-        return self._logits(last, vectors, sentence)[:, 0], self._event_logits(last)[:, 0]
+        return self._logits(last, vectors, sentence, topic_weight)[:, 0], self._event_logits(last)[:, 0]
 
     def _read(self, inputs: Mapping[str, Any], vectors: Tensor | None, sentence: Tensor) -> Tensor:
         """The backbone's last hidden states [R, C, H]; sentence [R, C] or [R, 1]."""
@@ -216,13 +219,13 @@ class Decoder(nn.Module):
         with entering(self.inputs, vectors, sentence):
             return self.backbone.base_model(**inputs).last_hidden_state
 
-    def _logits(self, states: Tensor, vectors: Tensor | None, sentence: Tensor) -> Tensor:
+    def _logits(self, states: Tensor, vectors: Tensor | None, sentence: Tensor, topic_weight: float = 1.0) -> Tensor:
         """[R, C, V] in float32 of last hidden states [R, C, H]."""
         if vectors is not None and self.sites.output:
             states = add_latents(states, vectors[self.sites.blocks], sentence)
         logits = output_logits(self.backbone, states).float()
         if self.topic_head is not None and vectors is not None:
-            topics = self.topic_weight * self.topics(vectors)
+            topics = topic_weight * self.topic_weight * self.topics(vectors)
             logits = logits + self.topic_head(at_tokens(topics, sentence))
         return logits
 

@@ -107,6 +107,7 @@ class _Writer:
         self.model, self.plans, self.keys, self.noise, self.options = model, plans, keys, noise, options
         self.decoder, self.layout = model.decoder, model.layout
         hierarchy = model.config.hierarchy
+        self.topic_weight = options.checked_topic_weight(self.decoder.topic_head is not None)
         self.sampler = TokenSampler(options, self.layout.end_id)
         self.heads = model.hierarchy.stop_heads.decoder
         self.streams = [f"end of {hierarchy[depth]}" for depth in self.heads]
@@ -161,7 +162,7 @@ class _Writer:
         vectors = self._vectors(rows)
         writing, unfinished = [True] * len(rows), []
         while True:
-            logits, stop_logits = self.decoder.step(ids[:, -1:], vectors, cache)
+            logits, stop_logits = self.decoder.step(ids[:, -1:], vectors, cache, self.topic_weight)
             tokens = self._tokens(rows, ids, logits)
             ended = [row for row in range(len(rows)) if writing[row] and self._read(rows[row], tokens[row])]
             if ended:

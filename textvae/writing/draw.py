@@ -21,6 +21,24 @@ from transformers import (
 
 from textvae.writing.options import SamplingOptions
 
+SORTED = 2048
+"""Most probable tokens that are sorted to find those that make up a probability; only where these do not, all are."""
+
+
+class NucleusWarper(TopPLogitsWarper):
+    """As its base, without sorting the whole vocabulary, which costs as much as a small decoder."""
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor) -> torch.Tensor:
+        """[R, V] logits, minus infinity outside of the nucleus; ties with its last token are in it."""
+        best = scores.topk(min(SORTED, scores.shape[1])).values
+        mass = (best - scores.logsumexp(-1, keepdim=True)).exp().cumsum(-1)
+        last = (mass < self.top_p).sum(-1, keepdim=True).clamp(max=best.shape[1] - 1)
+        found = scores.masked_fill(scores < best.gather(1, last), self.filter_value)
+        beyond = mass[:, -1] < self.top_p
+        if bool(beyond.any()):
+            found[beyond] = super().__call__(cast(torch.LongTensor, input_ids[beyond]), scores[beyond])
+        return found
+
 
 class TokenSampler:
     """Logits and uniform noise -> tokens, as the options say."""
@@ -39,7 +57,7 @@ class TokenSampler:
         if options.top_k:
             self.warpers.append(TopKLogitsWarper(options.top_k))
         if options.top_p < 1:
-            self.warpers.append(TopPLogitsWarper(options.top_p))
+            self.warpers.append(NucleusWarper(options.top_p))
         if options.min_p:
             self.warpers.append(MinPLogitsWarper(options.min_p))
 

@@ -13,6 +13,7 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "repetition_penalty": (1e-3, 1e3, "between 0.001 and 1000; 1 is off"),
     "no_repeat_ngram": (1, 2**31, "0 (off) or more"),
     "latent_temperature": (1e-6, 1e3, "between 0 (prior means) and 1000"),
+    "topic_weight": (1e-6, 1e3, "between 0 (no topics) and 1000"),
     "max_sentence_tokens": (1, 2**31, "1 or more"),
     "max_children": (1, 2**31, "1 or more"),
     "batch_tokens": (1, 2**62, "1 or more"),
@@ -22,7 +23,7 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "seed": (0, 2**63 - 1, "between 0 and 2^63 - 1"),
 }
 """Name -> smallest, largest and both in words."""
-MAY_BE_ZERO = ("temperature", "top_k", "min_p", "no_repeat_ngram", "latent_temperature")
+MAY_BE_ZERO = ("temperature", "top_k", "min_p", "no_repeat_ngram", "latent_temperature", "topic_weight")
 
 
 def check_range(name: str, value: float, shown: str | None = None) -> None:
@@ -36,10 +37,11 @@ def check_range(name: str, value: float, shown: str | None = None) -> None:
 class SamplingOptions:
     """Raises ValueError for numbers that make no sense."""
 
-    temperature: float = 1.0
-    """Of the tokens; 0 takes the most probable token always."""
-    top_p: float = 1.0
-    """Only the most probable tokens that make up this probability are drawn (Holtzman et al. 2020)."""
+    temperature: float = 0.7
+    """Of the tokens; 0 takes the most probable token always, 1 with `top_p` 1 draws as the model has it. The default is
+    what kept to its theme and read best of what was measured."""
+    top_p: float = 0.9
+    """Only the most probable tokens that make up this probability are drawn (Holtzman et al. 2020); 1: all."""
     top_k: int = 0
     """Only so many of the most probable tokens are drawn; 0: no bound."""
     min_p: float = 0.0
@@ -51,12 +53,15 @@ class SamplingOptions:
     latent_temperature: float | Mapping[str, float] = 1.0
     """Scales the standard deviation of latents that are drawn from their priors: of all levels, or by level, where a
     level that is not named has 1."""
+    topic_weight: float = 1.0
+    """Of the latents' own path to the logits, times the weight that it was trained with: above 1 the words of the
+    planned topics come more often, at 0 only the decoder's states tell of the latents."""
     max_sentence_tokens: int = 128
     max_children: int = 64
     """A unit is ended after this many children."""
     best_of: int = 1
-    """Versions of every part that are written, of which the one is kept that the encoder reads most as it was planned
-    (`writing.best_of`)."""
+    """Versions of every part that are written, of which those are kept with which the encoder reads the text most as it
+    was planned (`writing.best_of`)."""
     batch_tokens: int = 16384
     """Tokens that the decoder's memory may hold at a time: the context windows written side by side."""
 
@@ -78,3 +83,12 @@ class SamplingOptions:
                     f"latent_temperature names '{level}', but the model has latents at levels {list(levels)}"
                 )
         return {level: self.latent_temperature.get(level, 1.0) for level in levels}
+
+    def checked_topic_weight(self, has_topics: bool) -> float:
+        """Raises ValueError where it is not 1 and the model has no topics."""
+        if self.topic_weight != 1 and not has_topics:
+            raise ValueError(
+                f"topic_weight is {self.topic_weight}, but this model has no topics (model.decoder.logit_rank is 0, or "
+                "it has no levels): leave it at 1"
+            )
+        return self.topic_weight
