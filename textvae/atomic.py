@@ -6,8 +6,12 @@ writer and is nobody's.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 PARTIAL = ".partial"
@@ -24,6 +28,27 @@ def write_text(path: Path, text: str) -> None:
     aside.write_text(text, encoding="utf-8")
     sync(aside)
     os.replace(aside, path)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A new folder to write files into; it is seen as `folder` once all of them are on the disk.
+
+    Two writers of the same content do not disturb one another: the first to end is the one whose folder stays.
+    """
+    aside = partial(folder.with_name(f"{folder.name}-{uuid.uuid4().hex[:8]}"))
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        for path in aside.iterdir():
+            sync(path)
+        try:
+            os.rename(aside, folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def publish(folder: Path, into: Path, last: str) -> None:

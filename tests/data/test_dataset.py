@@ -55,7 +55,7 @@ def test_a_source_is_counted_as_prepare_counts_it(
     )
     opened = open_documents(source, make_processor(), "train", options=SourceOptions(fields, max_document_sentences=6))
     assert opened.account == prepared.splits["train"]
-    assert opened.ids == load_prepared(tmp_path / "out", "train").documents.ids
+    assert opened.ids == list(load_prepared(tmp_path / "out", "train").documents.ids)
     assert (opened.num_sources, opened.account.documents_set_aside) == (4, 1)
     assert "set aside 'blank': it holds no sentence" in str(opened)
     assert f"{len(opened)} sections of 4 documents" in str(opened)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import datasets
 import numpy as np
+import pyarrow
 from transformers import PreTrainedTokenizerBase
 
 from textvae.damage import read_json_object, reading, verify
 from textvae.data.document import EncodedDocument
 from textvae.data.fingerprint import DataFingerprint, EncoderFingerprint, data_fingerprint
 from textvae.data.plan import spread
-from textvae.data.prepare.stages import ARRAYS, encode_documents
+from textvae.data.prepare.stages import ARRAYS, count_batch, encode_documents
 from textvae.data.prepare.summary import SplitSummary
 from textvae.data.sources.corpus import CorpusOptions, SourceOptions, read_corpus
 from textvae.data.sources.folder import PassedOver, listed
@@ -42,7 +43,7 @@ class PreparedSplit:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    @property
+    @cached_property
     def token_counts(self) -> np.ndarray:
         """[documents] predicted tokens of each."""
         return self.dataset.data.column("num_tokens").to_numpy()
@@ -57,7 +58,7 @@ class PreparedSplit:
     @cached_property
     def fingerprint(self) -> DataFingerprint:
         """What tells this split from others, for a checkpoint that must go on with the same data."""
-        return data_fingerprint(self.dataset.data.column("id").to_pylist(), self.token_counts)
+        return data_fingerprint(self.column("id"), self.token_counts)
 
     @property
     def has_features(self) -> bool:
@@ -80,8 +81,34 @@ class PreparedSplit:
     @property
     def documents(self) -> Documents:
         """The rows as documents to evaluate."""
-        ids, sources = (self.dataset.data.column(name).to_pylist() for name in ("id", "source_id"))
-        return Documents(self.read, self.token_counts, ids, sources)
+        return Documents(self.read, self.token_counts, self.column("id"), self.column("source_id"))
+
+    def column(self, name: str) -> StoredColumn:
+        """Of strings."""
+        return StoredColumn(self.dataset.data.column(name))
+
+
+class StoredColumn(Sequence[str]):
+    """A column of strings, which stays in its file: of a large corpus there are more than memory holds."""
+
+    def __init__(self, values: pyarrow.ChunkedArray) -> None:
+        self._values = values
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[str]: ...
+    def __getitem__(self, row: int | slice) -> str | list[str]:
+        if isinstance(row, slice):
+            return [self[number] for number in range(len(self))[row]]
+        return self._values[int(row)].as_py()
+
+    def __iter__(self) -> Iterator[str]:
+        for chunk in self._values.chunks:
+            yield from chunk.to_pylist()
 
 
 def load_prepared(folder: str | os.PathLike[str], split: str) -> PreparedSplit:
@@ -115,10 +142,9 @@ def load_prepared(folder: str | os.PathLike[str], split: str) -> PreparedSplit:
 def count_words(rows: datasets.Dataset, decoder: PreTrainedTokenizerBase) -> np.ndarray:
     """[decoder tokens] how often every one is to be predicted in `rows`, sentence ends included."""
     counts = np.zeros(len(decoder), dtype=np.int64)
-    for chunk in rows.with_format("arrow").iter(batch_size=1024):
-        words = chunk["decoder_ids"].combine_chunks().flatten().to_numpy()
-        counts += np.bincount(words, minlength=len(decoder))
-        counts[decoder.eos_token_id] += chunk["num_tokens"].to_numpy().sum() - len(words)
+    for table in rows.with_format("arrow").iter(batch_size=1024):
+        for batch in table.to_batches():
+            count_batch(counts, batch, decoder.eos_token_id)
     return counts
 
 
