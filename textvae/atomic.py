@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -15,6 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PARTIAL = ".partial"
+_NO_ROOM = {
+    errno.ENOSPC: "there is no space left on the disk",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "files may not become as large as they must here",
+}
 
 
 def partial(path: Path) -> Path:
@@ -49,6 +55,20 @@ def whole_folder(folder: Path) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def needing_room(path: Path, remedy: str) -> Iterator[None]:
+    """A disk without room for what is written inside is an OSError that names `path` and says what to do."""
+    try:
+        yield
+    except Exception as error:
+        # Writers that are not Python's say the number in words.
+        said = re.search(r"os error (\d+)", str(error))
+        number = error.errno if isinstance(error, OSError) else int(said[1]) if said else None
+        if number not in _NO_ROOM:
+            raise
+        raise OSError(f"{_NO_ROOM[number]} ('{path}'): make room, and {remedy}") from error
 
 
 def publish(folder: Path, into: Path, last: str) -> None:

@@ -1,17 +1,16 @@
-"""Small corpora, prepared in parts of few documents, and what is done to preparations in processes of their own."""
+"""Small corpora, prepared in parts of few documents, and what is done to preparations in processes of their own, which
+import nothing but this."""
 
 import json
 import os
 import resource
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import pytest
-from conftest import STORY
-from run_scripts import SERVER
+from unittest import mock
 
 from textvae.data.dataset import METADATA_FILE
 from textvae.data.prepare import layout, parts, tasks
@@ -19,7 +18,13 @@ from textvae.data.prepare.parts import RawPart
 from textvae.data.prepare.pipeline import PrepareOptions, prepare
 from textvae.data.prepare.tasks import Places
 
-PARAGRAPHS = [" ".join(part.split()) for part in STORY.split("\n\n")]
+PARAGRAPHS = [
+    "The harbour lay quiet in the early light. A single boat moved out past the wall, and its wake spread slowly.",
+    "Old Marta watched it from the window of her shop. She had sold rope and lamps there for forty years. Nobody had "
+    "ever asked her to leave the town, and she had never wished to.",
+    "In the afternoon the wind rose. It came from the north, cold and steady, and the boats turned back one by one.",
+    'At midnight a light was seen. It was the boat, with a torn sail and two men in it. "We are late," they said.',
+]
 FILES = 3
 
 
@@ -36,12 +41,13 @@ def write_corpus(folder: Path, documents: int = 30) -> Path:
     return folder
 
 
-def small_parts(patch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def small_parts() -> Iterator[None]:
     """Several of everything."""
-    patch.setattr(parts, "TASK_BYTES", 10)
-    patch.setattr(parts, "_BATCH_DOCUMENTS", 2)
-    patch.setattr(parts, "PART_DOCUMENTS", 6)
-    patch.setattr(layout, "SHARD_BYTES", 20_000)
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.multiple(parts, TASK_BYTES=10, _BATCH_DOCUMENTS=2, PART_DOCUMENTS=6))
+        stack.enter_context(mock.patch.object(layout, "SHARD_BYTES", 20_000))
+        yield
 
 
 def contents(out: Path) -> dict[str, Any]:
@@ -54,15 +60,6 @@ def contents(out: Path) -> dict[str, Any]:
     return found | {METADATA_FILE: described}
 
 
-def in_a_process(do: Callable[..., None], *arguments: Any) -> int:
-    """Its exit status, negative for the signal that killed it."""
-    process = SERVER.Process(target=do, args=arguments)
-    process.start()
-    process.join(120)
-    assert process.exitcode is not None
-    return process.exitcode
-
-
 def prepare_and_die(options: PrepareOptions, renames: int) -> None:
     """Killed before it renames the file or folder after so many."""
     left = [renames]
@@ -73,17 +70,14 @@ def prepare_and_die(options: PrepareOptions, renames: int) -> None:
         left[0] -= 1
         rename(*paths)
 
-    with pytest.MonkeyPatch.context() as patch:
-        small_parts(patch)
-        for name in ("rename", "replace"):
-            patch.setattr(os, name, partial(counting, getattr(os, name)))
+    renaming = {name: partial(counting, getattr(os, name)) for name in ("rename", "replace")}
+    with small_parts(), mock.patch.multiple(os, **renaming):
         prepare(options)
 
 
 def prepare_on_a_full_disk(options: PrepareOptions, limit: int, said: str) -> None:
     """No file may have more bytes than `limit`; the error is written to the file `said`."""
-    with pytest.MonkeyPatch.context() as patch:
-        small_parts(patch)
+    with small_parts():
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
         try:
             prepare(options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import platform
@@ -16,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from textvae.atomic import partial, whole_folder
+from textvae.atomic import needing_room, partial, whole_folder, write_text
 from textvae.damage import checksums
 from textvae.data.dataset import METADATA_FILE, WORD_COUNTS_FILE
 from textvae.data.fingerprint import EncoderFingerprint
@@ -33,13 +32,6 @@ from textvae.data.prepare.workers import LocalWorkers, Workers
 from textvae.data.sources.corpus import CorpusOptions
 from textvae.data.sources.folder import SPLITS
 from textvae.lock import locked
-
-_NO_ROOM = {
-    errno.ENOSPC: "there is no space left on the disk",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "files may not become as large as they must here",
-}
-_GOES_ON = "make room, and the same command goes on where it stood"
 
 
 def prepare(
@@ -70,14 +62,9 @@ def prepare(
     find_backbones(options)
     places = Places(partial(out))
     places.root.mkdir(parents=True, exist_ok=True)
-    with locked(places.root):
+    with locked(places.root), needing_room(places.root, "the same command goes on where it stood"):
         begin(places, _described(options, encoder), start_over)
-        try:
-            summary = _prepare(options, feature_fn, encoder, places, workers or LocalWorkers(options.num_proc), started)
-        except OSError as error:
-            if error.errno in _NO_ROOM:
-                raise OSError(error.errno, f"{_NO_ROOM[error.errno]} ({places.root}): {_GOES_ON}") from error
-            raise
+        summary = _prepare(options, feature_fn, encoder, places, workers or LocalWorkers(options.num_proc), started)
         os.replace(places.done, out)
         shutil.rmtree(places.root)
     print(f"prepared {out} in {summary.seconds:.0f} s\n{summary}")
@@ -170,6 +157,7 @@ def _encode(
 def _write_metadata(
     folder: Path, options: PrepareOptions, summary: PreparationSummary, encoder: EncoderFingerprint | None
 ) -> None:
+    (folder / METADATA_FILE).unlink(missing_ok=True)  # of a preparation that was killed when all was done
     content = {
         "hierarchy": options.hierarchy,
         "options": asdict(options),
@@ -180,7 +168,7 @@ def _write_metadata(
         "splits": {split: asdict(counts) for split, counts in summary.splits.items()},
         "files": checksums(folder, (path for path in folder.rglob("*") if path.is_file())),
     }
-    (folder / METADATA_FILE).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(folder / METADATA_FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def _versions() -> dict[str, str]:

@@ -40,7 +40,7 @@ def begin(places: Places, described: Mapping[str, Any], start_over: bool) -> Non
             f"'{places.root}' holds the beginning of a preparation that differs in {then}: go on as it was begun, or "
             f"{remedy}"
         )
-    for folder in (places.root, places.raw, places.encoded, places.featured, *places.done.glob("*/")):
+    for folder in (places.root, places.raw, places.encoded, places.featured, places.done, *places.done.glob("*/")):
         remove_partial(folder)
 
 
