@@ -37,9 +37,10 @@ def describe(done: Path, shards: dict[str, list[Shard]], has_features: bool) -> 
     features = WITH_STATES if has_features else FEATURES
     for split, found in shards.items():
         names = [shard.path.name for shard in found]
+        sizes = [f"{shard.path.name} {shard.path.stat().st_size}" for shard in found]
         state: dict[str, Any] = {
             "_data_files": [{"filename": name} for name in names],
-            "_fingerprint": hashlib.sha256(" ".join((split, *names)).encode()).hexdigest()[:16],
+            "_fingerprint": hashlib.sha256(" ".join((split, *sizes)).encode()).hexdigest()[:16],
             "_format_columns": None,
             "_format_kwargs": {},
             "_format_type": None,

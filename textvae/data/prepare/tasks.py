@@ -187,17 +187,18 @@ class Shard:
 
 def merge(shard: Shard) -> None:
     """Write the shard, its rows in batches that are cheap to open and to read from."""
-    schema = pyarrow.ipc.open_stream(pyarrow.OSFile(str(shard.files[0]))).schema
+    with pyarrow.OSFile(str(shard.files[0])) as file:
+        schema = pyarrow.ipc.open_stream(file).schema
     aside = partial(shard.path.with_name(f"{shard.path.name}-{uuid.uuid4().hex[:8]}"))
     try:
-        _write(aside, schema, _merged(_batches(shard.files), schema))
+        _write(aside, schema, _merged(_batches(shard.files)))
         sync(aside)
         os.replace(aside, shard.path)
     finally:
         aside.unlink(missing_ok=True)
 
 
-def _merged(batches: Iterable[pyarrow.RecordBatch], schema: pyarrow.Schema) -> Iterator[pyarrow.RecordBatch]:
+def _merged(batches: Iterable[pyarrow.RecordBatch]) -> Iterator[pyarrow.RecordBatch]:
     waiting: list[pyarrow.RecordBatch] = []
     rows = size = 0
     for batch in batches:

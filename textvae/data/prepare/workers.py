@@ -42,8 +42,9 @@ class LocalWorkers:
                     do(task)
                     bar.update()
                 return
-            # Forked from a server, which has no threads.
+            # Forked from a server, which has no threads, and has imported what they need.
             context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload(["textvae.data.prepare.tasks"])
             pool = ProcessPoolExecutor(num_proc, mp_context=context, initializer=_end_with_parent)
             try:
                 for future in as_completed([pool.submit(do, task) for task in tasks]):
