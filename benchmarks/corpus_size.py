@@ -1,7 +1,7 @@
 """Peak memory and speed of `textvae prepare` on a part of a corpus and on all of it, and of what training opens first.
 
     OMP_NUM_THREADS=1 python benchmarks/corpus_size.py --source WIKI/train.jsonl.xz --times 0.1 1 --out corpus_size.json
-    OMP_NUM_THREADS=1 python benchmarks/corpus_size.py --short 20000 200000
+    OMP_NUM_THREADS=1 python benchmarks/corpus_size.py --short 5000 50000 --open 10000 1000000
 
 `--times 10`: ten copies of the source, ids changed. Words a second are those of the processor's seconds. Memory is that
 of all processes together: what is resident, files that are mapped included, and what is their own (anonymous), of which
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,7 +25,9 @@ from itertools import cycle, islice
 from pathlib import Path
 
 import psutil
+import pyarrow
 
+from textvae.damage import sha256_of
 from textvae.data.dataset import METADATA_FILE
 from textvae.data.sources.files import read_file
 from textvae.data.sources.records import FieldNames
@@ -40,7 +43,7 @@ from textvae.data.plan import BatchPlan
 split = load_prepared(sys.argv[1], "train")
 split.fingerprint
 plan = BatchPlan(split.token_counts, 16384, 1)
-for step in (0, 10, 500):
+for step in (0, 10, 1500):
     [split.read(int(row)) for row in plan.documents(step)]
 """
 
@@ -115,6 +118,25 @@ def write_short_corpus(folder: Path, documents: int) -> None:
             file.write(json.dumps(said) + "\n")
 
 
+def write_prepared(template: Path, out: Path, documents: int) -> None:
+    """A prepared data set of so many documents: those of `template` again and again, under other ids."""
+    shutil.copytree(template, out)
+    (path,) = (out / "train").glob("*.arrow")
+    with pyarrow.OSFile(str(path)) as file:
+        table = pyarrow.ipc.open_stream(file).read_all()
+    with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, table.schema) as writer:
+        for start in range(0, documents, len(table)):
+            part = table.slice(0, documents - start)
+            names = pyarrow.array([f"document number {start + row}" for row in range(len(part))])
+            for column in ("id", "source_id"):
+                part = part.set_column(part.schema.get_field_index(column), part.schema.field(column), names)
+            writer.write_table(part.combine_chunks())
+    described = json.loads((out / METADATA_FILE).read_text(encoding="utf-8"))
+    described["splits"]["train"]["sections"] = documents
+    described["files"][path.relative_to(out).as_posix()] = sha256_of(path)
+    (out / METADATA_FILE).write_text(json.dumps(described), encoding="utf-8")
+
+
 def prepared(source: Path, out: Path, options: Sequence[str]) -> dict[str, float]:
     found = watched([sys.executable, "-m", "textvae.cli.main", "prepare", str(source), "--out", str(out), *options])
     splits = json.loads((out / METADATA_FILE).read_text(encoding="utf-8"))["splits"].values()
@@ -138,6 +160,7 @@ def main() -> None:
     parser.add_argument("--source", type=Path, metavar="FILE", help="jsonl, compressed or not")
     parser.add_argument("--times", type=float, nargs="+", default=[0.1, 1.0], metavar="N", help="of the source")
     parser.add_argument("--short", type=int, nargs="*", default=[], metavar="N", help="documents of one sentence")
+    parser.add_argument("--open", type=int, nargs="*", default=[], metavar="N", help="documents of prepared data")
     parser.add_argument("--out", type=Path, metavar="FILE.json")
     parser.add_argument("options", nargs=argparse.REMAINDER, help="after --: of textvae prepare")
     arguments = parser.parse_args()
@@ -155,9 +178,15 @@ def main() -> None:
             out = folder / f"short-{count}-data"
             small = ["--vocabulary-size", "300", *options]
             measures[f"prepare {count} short"] = prepared(folder / f"short-{count}", out, small)
-            measures[f"open {count} short"] = asdict(watched([sys.executable, "-c", OPENED, str(out)]))
-            for what in (f"prepare {count} short", f"open {count} short"):
-                shown(what, measures[what])
+            shown(f"prepare {count} short", measures[f"prepare {count} short"])
+        if arguments.open:
+            write_short_corpus(folder / "template", 1024)
+            prepared(folder / "template", folder / "template-data", ["--vocabulary-size", "300", *options])
+        for count in arguments.open:
+            write_prepared(folder / "template-data", folder / f"open-{count}", count)
+            command = [sys.executable, "-c", OPENED, str(folder / f"open-{count}")]
+            measures[f"open {count}"] = {"documents": count, **asdict(watched(command))}
+            shown(f"open {count}", measures[f"open {count}"])
     if arguments.out:
         said = {"versions": versions(), "options": options, "measures": measures}
         arguments.out.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
