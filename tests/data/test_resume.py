@@ -3,8 +3,9 @@
 import gzip
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from preparing import (
 from run_scripts import SERVER
 
 from textvae.data.dataset import load_prepared
-from textvae.data.prepare import pipeline
+from textvae.data.prepare import pipeline, vocabulary
 from textvae.data.prepare.pipeline import PrepareOptions, prepare
 from textvae.data.prepare.workers import LocalWorkers
 from textvae.lock import locked
@@ -64,6 +65,26 @@ def test_a_corpus_is_prepared_in_parts(options: PrepareOptions, whole: dict[str,
     ids = [name for split in splits for name in split.documents.ids]
     assert len(ids) == len(set(ids)) == 30
     assert {"twice", "twice~2", "twice~3"} <= set(ids)
+
+
+def test_a_vocabulary_is_trained_on_documents_from_all_over_the_training_split(
+    options: PrepareOptions, whole: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = load_prepared(tmp_path / "whole", "train")
+    documents = [list(train.read(row).paragraphs()) for row in range(len(train))]
+    taken: list[str] = []
+
+    def take(texts: Iterable[str], _: int) -> None:
+        taken.extend(texts)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(vocabulary, "train_sentencepiece", take)
+    monkeypatch.setattr(vocabulary, "SAMPLED_BYTES", 3000)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(options)
+    found = [step for step in range(1, 20) if taken == list(chain.from_iterable(documents[::step]))]
+    assert len(found) == 1
+    assert 3 <= found[0] <= 8
 
 
 def test_killed_again_and_again_it_ends_as_if_it_had_not_been(

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import datasets
 import numpy as np
-import pyarrow
 from transformers import PreTrainedTokenizerBase
 
 from textvae.damage import read_json_object, reading, verify
+from textvae.data.column import StoredColumn
 from textvae.data.document import EncodedDocument
 from textvae.data.fingerprint import DataFingerprint, EncoderFingerprint, data_fingerprint
 from textvae.data.plan import spread
@@ -88,29 +88,6 @@ class PreparedSplit:
         return StoredColumn(self.dataset.data.column(name))
 
 
-class StoredColumn(Sequence[str]):
-    """A column of strings, which stays in its file: of a large corpus there are more than memory holds."""
-
-    def __init__(self, values: pyarrow.ChunkedArray) -> None:
-        self._values = values
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    @overload
-    def __getitem__(self, row: int) -> str: ...
-    @overload
-    def __getitem__(self, row: slice) -> list[str]: ...
-    def __getitem__(self, row: int | slice) -> str | list[str]:
-        if isinstance(row, slice):
-            return [self[number] for number in range(len(self))[row]]
-        return self._values[int(row)].as_py()
-
-    def __iter__(self) -> Iterator[str]:
-        for chunk in self._values.chunks:
-            yield from chunk.to_pylist()
-
-
 def load_prepared(folder: str | os.PathLike[str], split: str) -> PreparedSplit:
     """One split of what `prepare` wrote. Raises ValueError if the folder is incomplete or lacks the split, and for a
     file that is not as it was written."""
@@ -180,7 +157,8 @@ class Documents:
 
     @property
     def num_sources(self) -> int:
-        return len(set(self.source_ids))
+        known = self.source_ids
+        return known.num_distinct if isinstance(known, StoredColumn) else len(set(known))
 
     def __str__(self) -> str:
         """How many there are, and what was not taken: a line or a few."""

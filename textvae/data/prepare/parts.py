@@ -75,11 +75,18 @@ class RawPart:
         """[documents, 2] hash of the id, and place, of every document."""
         return np.load(self.path.with_suffix(".npy"), allow_pickle=False)
 
-    def read(self) -> Iterator[dict[str, Any]]:
-        """The rows, a batch of them in memory at a time."""
+    def read(self, chosen: np.ndarray | None = None) -> Iterator[dict[str, Any]]:
+        """The rows, a batch of them in memory at a time. chosen: some of the part's rows, ascending."""
+        if chosen is not None and not len(chosen):
+            return
+        start = 0
         with pyarrow.OSFile(str(self.path)) as file, pyarrow.ipc.open_stream(file) as batches:
             for batch in batches:
+                end = start + len(batch)
+                if chosen is not None:
+                    batch = batch.take(pyarrow.array(chosen[(chosen >= start) & (chosen < end)] - start))
                 yield from batch.to_pylist()
+                start = end
 
     def ids(self) -> list[str]:
         with pyarrow.OSFile(str(self.path)) as file, pyarrow.ipc.open_stream(file) as batches:

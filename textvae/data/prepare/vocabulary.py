@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from textvae.atomic import partial
@@ -66,12 +67,9 @@ def _sample_paragraphs(options: PrepareOptions, parts: Sequence[RawPart], places
     build_tree = TreeBuilder(options.hierarchy, options.language)
     of_train = [part for part in parts if part.split == "train"]
     step = math.ceil(sum(part.num_bytes for part in of_train) / SAMPLED_BYTES)
-    number = 0
+    passed = 0
     for part in of_train:
-        division = division_of(part, places.division)
-        stays = division.destination == SPLITS.index("train")
-        for row, raw in enumerate(part.read()):
-            if stays[row]:
-                if number % step == 0:
-                    yield from paragraphs_of(from_row(raw), build_tree)
-                number += 1
+        rows = np.flatnonzero(division_of(part, places.division).destination == SPLITS.index("train"))
+        for raw in part.read(rows[-passed % step :: step]):
+            yield from paragraphs_of(from_row(raw), build_tree)
+        passed += len(rows)
