@@ -247,7 +247,7 @@ def test_a_file_system_without_locks_is_written_to_with_a_warning(
     monkeypatch.setattr("textvae.lock.fcntl.flock", refused)
     assert delete_documents(index, ["d0"]) == 1
     with locked_together(index, PartialState()):
-        assert caplog.text.count("Function not implemented: the index cannot be locked") == 2
+        assert caplog.text.count("Function not implemented: the folder cannot be locked") == 2
 
 
 # Killed before any change to a file
