@@ -6,11 +6,21 @@ writer and is nobody's.
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 PARTIAL = ".partial"
+_NO_ROOM = {
+    errno.ENOSPC: "there is no space left on the disk",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "files may not become as large as they must here",
+}
 
 
 def partial(path: Path) -> Path:
@@ -24,6 +34,41 @@ def write_text(path: Path, text: str) -> None:
     aside.write_text(text, encoding="utf-8")
     sync(aside)
     os.replace(aside, path)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A new folder to write files into; it is seen as `folder` once all of them are on the disk.
+
+    Two writers of the same content do not disturb one another: the first to end is the one whose folder stays.
+    """
+    aside = partial(folder.with_name(f"{folder.name}-{uuid.uuid4().hex[:8]}"))
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        for path in aside.iterdir():
+            sync(path)
+        try:
+            os.rename(aside, folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def needing_room(path: Path, remedy: str) -> Iterator[None]:
+    """A disk without room for what is written inside is an OSError that names `path` and says what to do."""
+    try:
+        yield
+    except Exception as error:
+        # Writers that are not Python's say the number in words.
+        said = re.search(r"os error (\d+)", str(error))
+        number = error.errno if isinstance(error, OSError) else int(said[1]) if said else None
+        if number not in _NO_ROOM:
+            raise
+        raise OSError(f"{_NO_ROOM[number]} ('{path}'): make room, and {remedy}") from error
 
 
 def publish(folder: Path, into: Path, last: str) -> None:

@@ -55,7 +55,10 @@ def test_a_source_is_counted_as_prepare_counts_it(
     )
     opened = open_documents(source, make_processor(), "train", options=SourceOptions(fields, max_document_sentences=6))
     assert opened.account == prepared.splits["train"]
-    assert opened.ids == load_prepared(tmp_path / "out", "train").documents.ids
+    stored = load_prepared(tmp_path / "out", "train").documents
+    assert opened.ids == list(stored.ids) == stored.ids[:]
+    assert (stored.ids[-1], stored.ids[1:3]) == (opened.ids[-1], opened.ids[1:3])
+    assert stored.num_sources == opened.num_sources
     assert (opened.num_sources, opened.account.documents_set_aside) == (4, 1)
     assert "set aside 'blank': it holds no sentence" in str(opened)
     assert f"{len(opened)} sections of 4 documents" in str(opened)

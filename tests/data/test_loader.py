@@ -1,4 +1,5 @@
 import time
+import tracemalloc
 from dataclasses import replace
 from itertools import chain
 
@@ -17,7 +18,7 @@ from textvae.data.loader import (
     training_loader,
     walk,
 )
-from textvae.data.plan import BatchPlan, divide, fill, share
+from textvae.data.plan import BatchPlan, borders, fill, share
 
 COUNTS = np.random.default_rng(0).integers(1, 60, 40)
 BUDGET = 100
@@ -33,14 +34,38 @@ def test_an_epoch_is_every_document_once_in_even_batches() -> None:
     steps = [plan.documents(step) for step in range(epoch_length(plan))]
     assert sorted(np.concatenate(steps).tolist()) == list(range(len(COUNTS)))
     # No border is more than half a document off, however many came before.
-    borders = np.cumsum([COUNTS[step].sum() for step in steps[:-1]])
+    ends = np.cumsum([COUNTS[step].sum() for step in steps[:-1]])
     nearest = BUDGET * np.arange(1, len(steps))
-    assert (np.abs(borders - nearest) <= COUNTS.max() / 2).all()
+    assert (np.abs(ends - nearest) <= COUNTS.max() / 2).all()
 
 
 def test_a_short_document_between_long_ones_is_no_batch_of_its_own() -> None:
-    parts = [part.tolist() for part in divide(np.arange(4), np.array([100, 5, 98, 97]), 100)]
-    assert parts == [[0], [1, 2], [3]]
+    assert borders(np.arange(4), np.array([100, 5, 98, 97]), 100).tolist() == [0, 1, 3, 4]
+
+
+def test_a_run_that_was_begun_goes_on_with_the_same_batches() -> None:
+    """The numbers that all versions have shuffled by."""
+    plan = BatchPlan(np.array([3, 1, 4, 1, 5, 9, 2, 6]), 10, seed=7)
+    assert [plan.documents(step).tolist() for step in range(8)] == [
+        [0, 6, 7],
+        [2, 4],
+        [5, 1],
+        [3],
+        [6, 3, 1, 0, 2],
+        [4, 7],
+        [5],
+        [6, 0, 2, 3],
+    ]
+
+
+def test_a_plan_keeps_some_bytes_of_a_document_however_many_epochs() -> None:
+    counts = np.full(100_000, 20)
+    tracemalloc.start()
+    plan = BatchPlan(counts, 40, seed=0)
+    assert plan.epoch(8 * 50_000) == 8
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 20 * len(counts)
 
 
 def test_the_plan_depends_on_seed_and_step_alone() -> None:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,16 @@ import datasets
 import numpy as np
 import pytest
 from conftest import STORY
+from hypothesis import given
+from hypothesis import strategies as st
 
 from textvae.data.dataset import load_prepared
 from textvae.data.document import SourceDocument
+from textvae.data.prepare.division import carve, repeated
+from textvae.data.prepare.parts import hash_of, place_of
 from textvae.data.prepare.pipeline import PreparationSummary, PrepareOptions, prepare
-from textvae.data.sources.corpus import CarveOptions, CorpusOptions, carve_splits, evenly, read_corpus, with_unique_ids
+from textvae.data.sources.corpus import CorpusOptions, evenly, read_corpus, unique_names
+from textvae.data.sources.folder import SPLITS
 from textvae.data.sources.hub import from_all_shards, parse_rows
 from textvae.data.sources.records import FieldNames
 
@@ -119,38 +124,46 @@ def test_missing_splits_are_carved_and_given_ones_kept(run, tmp_path: Path) -> N
     assert sorted(ids["train"] + ids["validation"]) == sorted(f"d{n}" for n in range(60))
 
 
-def rows(names: list[str]) -> datasets.Dataset:
-    return datasets.Dataset.from_dict({"id": names, "text": names})
+def carved(names: Iterable[str], validation: float, test: float, seed: int = 0) -> dict[str, list[str]]:
+    """The names by split."""
+    found = list(names)
+    places = np.array([place_of(name, seed) for name in found], dtype=np.uint64)
+    destination = carve(places, {split: s for split, s in (("validation", validation), ("test", test)) if s})
+    return {split: [n for n, to in zip(found, destination, strict=True) if SPLITS[to] == split] for split in SPLITS}
 
 
 def test_a_document_keeps_its_split_when_others_come_and_go() -> None:
-    options = CarveOptions(0.2, 0.1, seed=0)
-    before = carve_splits({"train": rows([f"d{n}" for n in range(200)])}, options)
-    after = carve_splits({"train": rows([f"d{n}" for n in range(300, 50, -1)])}, options)
-    place = {name: split for split, part in before.items() for name in part["id"]}
-    moved = [name for split, part in after.items() for name in part["id"] if place.get(name, split) != split]
+    before = carved((f"d{n}" for n in range(200)), 0.2, 0.1)
+    after = carved((f"d{n}" for n in range(300, 50, -1)), 0.2, 0.1)
+    place = {name: split for split, names in before.items() for name in names}
+    moved = [name for split, names in after.items() for name in names if place.get(name, split) != split]
     assert moved == []
     assert 20 <= len(before["validation"]) <= 60
-    assert (
-        carve_splits({"train": rows([f"d{n}" for n in range(200)])}, CarveOptions(0.2, 0.1, 1))["test"]["id"][:]
-        != before["test"]["id"][:]
-    )
+    assert carved((f"d{n}" for n in range(200)), 0.2, 0.1, seed=1)["test"] != before["test"]
 
 
 def test_every_carved_split_gets_a_document_or_none_is_carved() -> None:
-    carved = carve_splits({"train": rows(["a", "b", "c"])}, CarveOptions(0.01, 0.01, 0))
-    assert {split: len(part) for split, part in carved.items()} == {"train": 1, "validation": 1, "test": 1}
+    assert {split: len(names) for split, names in carved("abc", 0.01, 0.01).items()} == dict.fromkeys(SPLITS, 1)
     with pytest.raises(ValueError, match=r"2 documents are too few.*validation_fraction"):
-        carve_splits({"train": rows(["a", "b"])}, CarveOptions(0.01, 0.01, 0))
-    assert list(carve_splits({"train": rows(["a"])}, CarveOptions(0, 0, 0))) == ["train"]
+        carved("ab", 0.01, 0.01)
+    assert carved("a", 0, 0)["train"] == ["a"]
+
+
+def test_a_source_without_train_has_nothing_to_carve_from(run, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "corpus" / "test.jsonl", stories(5))
     with pytest.raises(ValueError, match="no 'train'"):
-        carve_splits({"test": rows(["a"])}, CarveOptions(0.1, 0.1, 0))
+        run(tmp_path / "corpus")
 
 
-def test_renamed_ids_never_meet_others() -> None:
-    unique, renamed = with_unique_ids(rows(["a", "a", "a~2", "a", "b"]))
-    assert unique["id"][:] == ["a", "a~3", "a~2", "a~4", "b"]
-    assert renamed == 2
+@given(st.lists(st.sampled_from(["a", "b", "a~2", "a~3", "b~2", "a~2~2", "c"]), max_size=30))
+def test_renamed_ids_never_meet_others(names: list[str]) -> None:
+    """As those of documents in memory."""
+    rows, numbers = repeated(np.array([hash_of(name) for name in names], dtype=np.uint64), names.__getitem__)
+    assert rows.tolist() == sorted(rows)
+    renamed = dict(zip(rows.tolist(), numbers.tolist(), strict=True))
+    unique = [f"{name}~{renamed[row]}" if row in renamed else name for row, name in enumerate(names)]
+    assert len(set(unique)) == len(unique)
+    assert unique == unique_names(names)
 
 
 def test_rows_of_a_data_set_with_class_labels() -> None:

@@ -17,11 +17,11 @@ from tiny import DOCUMENT
 from textvae.cli.main import main
 from textvae.data.dataset import Documents
 from textvae.data.document import SourceDocument
+from textvae.lock import locked, locked_together
 from textvae.runs import load_run
 from textvae.search.delete import delete_documents
 from textvae.search.embed import embed_corpus
 from textvae.search.index import By, Index
-from textvae.search.lock import locked, locked_together
 from textvae.search.storage import IndexDescription
 from textvae.search.units import read_level
 from textvae.text_vae import HierarchicalTextVAE
@@ -244,10 +244,10 @@ def test_a_file_system_without_locks_is_written_to_with_a_warning(
     def refused(*_: object) -> None:
         raise OSError(38, "Function not implemented")
 
-    monkeypatch.setattr("textvae.search.lock.fcntl.flock", refused)
+    monkeypatch.setattr("textvae.lock.fcntl.flock", refused)
     assert delete_documents(index, ["d0"]) == 1
     with locked_together(index, PartialState()):
-        assert caplog.text.count("Function not implemented: the index cannot be locked") == 2
+        assert caplog.text.count("Function not implemented: the folder cannot be locked") == 2
 
 
 # Killed before any change to a file

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pickle
+import resource
 import shutil
 import signal
 from collections import Counter
@@ -27,6 +28,7 @@ from textvae.config import Config, ModelConfig, to_dict
 from textvae.damage import checksums
 from textvae.data.dataset import METADATA_FILE
 from textvae.runs import RunFolder, load_run
+from textvae.training.checkpoint import Checkpoints
 from textvae.training.loop import Progress, train
 from textvae.training.objective import ElboTerms, Objective, elbo_terms
 from textvae.training.output import RunOutput
@@ -270,6 +272,30 @@ def test_a_signal_ends_the_run_saved(
     assert signal.getsignal(number) is before
     assert RunFolder(config.train.output).latest_step() == 5
     assert_same_run(train(resuming(config)), Path(whole.train.output))
+
+
+def test_a_full_disk_ends_a_run_that_goes_on_from_its_last_checkpoint(
+    whole: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = (RunFolder(whole.train.output).step_folder(6) / "model.safetensors").stat().st_size
+    config = replace(whole, train=replace(whole.train, output=str(tmp_path / "run")))
+    save = Checkpoints.save
+
+    def without_room(checkpoints: Checkpoints, step: int) -> None:
+        if step == 4:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, resource.RLIM_INFINITY))
+        save(checkpoints, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", without_room)
+        try:
+            with pytest.raises(OSError, match=r"run'\): make room, and go on with train.resume=true"):
+                train(config)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert RunFolder(tmp_path / "run").latest_step() == 2
+    train(resuming(config))
+    assert_same_run(Path(whole.train.output), tmp_path / "run")
 
 
 def test_a_step_that_is_not_finite_is_left_out(whole: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import argparse
 
 from textvae.build import FrozenEncoder
 from textvae.cli.source_options import SOURCES, add_source_options, field_names
+from textvae.data.prepare.cluster import RayWorkers
 from textvae.data.prepare.pipeline import PrepareOptions, prepare
 
 
@@ -30,6 +31,14 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--seed", type=int, default=PrepareOptions.seed)
     add_source_options(parser, language=PrepareOptions.language, limit="the first N documents of each split")
     parser.add_argument("--cache-features", action="store_true", help="store the frozen encoder's sentence features")
+    parser.add_argument("--start-over", action="store_true", help="forget what was begun and not finished")
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="auto",
+        metavar="ADDRESS",
+        help="share the work over a Ray cluster whose machines see the same files: auto, local or HOST:PORT",
+    )
     parser.set_defaults(command=run)
 
 
@@ -52,8 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
         fields=field_names(arguments),
         cache_features=arguments.cache_features,
     )
-    if arguments.cache_features:
-        encoder = FrozenEncoder.pretrained(arguments.encoder)
-        prepare(options, encoder, encoder.fingerprint)
-    else:
-        prepare(options)
+    workers = None if arguments.ray is None else RayWorkers(arguments.ray)
+    encoder = FrozenEncoder.pretrained(arguments.encoder) if arguments.cache_features else None
+    fingerprint = None if encoder is None else encoder.fingerprint
+    prepare(options, encoder, fingerprint, workers=workers, start_over=arguments.start_over)

@@ -14,10 +14,11 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from textvae.damage import read_json_object, reading, verify
+from textvae.data.column import StoredColumn
 from textvae.data.document import EncodedDocument
 from textvae.data.fingerprint import DataFingerprint, EncoderFingerprint, data_fingerprint
 from textvae.data.plan import spread
-from textvae.data.prepare.stages import ARRAYS, encode_documents
+from textvae.data.prepare.stages import ARRAYS, count_batch, encode_documents
 from textvae.data.prepare.summary import SplitSummary
 from textvae.data.sources.corpus import CorpusOptions, SourceOptions, read_corpus
 from textvae.data.sources.folder import PassedOver, listed
@@ -42,7 +43,7 @@ class PreparedSplit:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    @property
+    @cached_property
     def token_counts(self) -> np.ndarray:
         """[documents] predicted tokens of each."""
         return self.dataset.data.column("num_tokens").to_numpy()
@@ -57,7 +58,7 @@ class PreparedSplit:
     @cached_property
     def fingerprint(self) -> DataFingerprint:
         """What tells this split from others, for a checkpoint that must go on with the same data."""
-        return data_fingerprint(self.dataset.data.column("id").to_pylist(), self.token_counts)
+        return data_fingerprint(self.column("id"), self.token_counts)
 
     @property
     def has_features(self) -> bool:
@@ -80,8 +81,11 @@ class PreparedSplit:
     @property
     def documents(self) -> Documents:
         """The rows as documents to evaluate."""
-        ids, sources = (self.dataset.data.column(name).to_pylist() for name in ("id", "source_id"))
-        return Documents(self.read, self.token_counts, ids, sources)
+        return Documents(self.read, self.token_counts, self.column("id"), self.column("source_id"))
+
+    def column(self, name: str) -> StoredColumn:
+        """Of strings."""
+        return StoredColumn(self.dataset.data.column(name))
 
 
 def load_prepared(folder: str | os.PathLike[str], split: str) -> PreparedSplit:
@@ -115,10 +119,9 @@ def load_prepared(folder: str | os.PathLike[str], split: str) -> PreparedSplit:
 def count_words(rows: datasets.Dataset, decoder: PreTrainedTokenizerBase) -> np.ndarray:
     """[decoder tokens] how often every one is to be predicted in `rows`, sentence ends included."""
     counts = np.zeros(len(decoder), dtype=np.int64)
-    for chunk in rows.with_format("arrow").iter(batch_size=1024):
-        words = chunk["decoder_ids"].combine_chunks().flatten().to_numpy()
-        counts += np.bincount(words, minlength=len(decoder))
-        counts[decoder.eos_token_id] += chunk["num_tokens"].to_numpy().sum() - len(words)
+    for table in rows.with_format("arrow").iter(batch_size=1024):
+        for batch in table.to_batches():
+            count_batch(counts, batch, decoder.eos_token_id)
     return counts
 
 
@@ -154,7 +157,8 @@ class Documents:
 
     @property
     def num_sources(self) -> int:
-        return len(set(self.source_ids))
+        known = self.source_ids
+        return known.num_distinct if isinstance(known, StoredColumn) else len(set(known))
 
     def __str__(self) -> str:
         """How many there are, and what was not taken: a line or a few."""

@@ -7,6 +7,7 @@ does not depend on how many processes share it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,35 +22,60 @@ class BatchPlan:
         self.token_counts = token_counts
         self.batch_tokens = batch_tokens
         self.seed = seed
-        self._epochs: list[list[np.ndarray]] = []
+        self._lengths: list[int] = []
+        self._last: _Epoch | None = None
 
     def documents(self, step: int) -> np.ndarray:
         """Document numbers of the global batch at `step`, counted from 0 over all epochs."""
-        return self._locate(step)[1]
+        epoch, step = self._locate(step)
+        return self._divided(epoch).batch(step)
 
     def epoch(self, step: int) -> int:
         return self._locate(step)[0]
 
-    def _locate(self, step: int) -> tuple[int, np.ndarray]:
+    def _locate(self, step: int) -> tuple[int, int]:
+        """The epoch of a step, and its number therein."""
         epoch = 0
         while True:
-            if epoch == len(self._epochs):
-                order = np.random.default_rng([self.seed, epoch]).permutation(len(self.token_counts))
-                self._epochs.append(divide(order, self.token_counts, self.batch_tokens))
-            if step < len(self._epochs[epoch]):
-                return epoch, self._epochs[epoch][step]
-            step -= len(self._epochs[epoch])
+            if epoch == len(self._lengths):
+                self._lengths.append(len(self._divided(epoch)))
+            if step < self._lengths[epoch]:
+                return epoch, step
+            step -= self._lengths[epoch]
             epoch += 1
 
+    def _divided(self, epoch: int) -> _Epoch:
+        if self._last is None or self._last.number != epoch:
+            self._last = None  # not two of them in memory
+            order = np.random.default_rng([self.seed, epoch]).permutation(len(self.token_counts))
+            self._last = _Epoch(epoch, order, borders(order, self.token_counts, self.batch_tokens))
+        return self._last
 
-def divide(order: np.ndarray, token_counts: np.ndarray, size: int) -> list[np.ndarray]:
-    """Cut `order` into batches of `size` tokens on average: a document belongs to the batch in which its middle lies.
+
+@dataclass(frozen=True)
+class _Epoch:
+    number: int
+    order: np.ndarray
+    """[documents] numbers of the documents."""
+    borders: np.ndarray
+    """[batches + 1] places in `order` at which batches begin and end."""
+
+    def __len__(self) -> int:
+        return len(self.borders) - 1
+
+    def batch(self, number: int) -> np.ndarray:
+        return self.order[self.borders[number] : self.borders[number + 1]]
+
+
+def borders(order: np.ndarray, token_counts: np.ndarray, size: int) -> np.ndarray:
+    """Where to cut `order` into batches of `size` tokens on average, its ends included: a document belongs to the batch
+    in which its middle lies.
 
     So a short document between two long ones does not make up a batch, and a gradient, by itself.
     """
     counts = token_counts[order]
     middle = np.cumsum(counts) - counts / 2
-    return np.split(order, np.flatnonzero(np.diff(middle // size)) + 1)
+    return np.concatenate([[0], np.flatnonzero(np.diff(middle // size)) + 1, [len(order)]])
 
 
 def fill(order: np.ndarray, token_counts: np.ndarray, budget: int) -> Iterator[np.ndarray]:

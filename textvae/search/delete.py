@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow
 import pyarrow.compute
 
-from textvae.search.lock import locked
+from textvae.lock import locked
 from textvae.search.manifest import describe
 from textvae.search.resume import Embedding, remove_shards
 from textvae.search.shard import LevelSize, ShardWriter

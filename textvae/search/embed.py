@@ -23,7 +23,7 @@ from textvae.data.dataset import Documents
 from textvae.data.fingerprint import data_fingerprint
 from textvae.data.loader import walk_groups
 from textvae.data.plan import fill, share
-from textvae.search.lock import locked_together
+from textvae.lock import locked_together
 from textvae.search.manifest import describe
 from textvae.search.origin import ModelOrigin
 from textvae.search.resume import (

@@ -16,6 +16,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
+from textvae.atomic import needing_room
 from textvae.build import build_model
 from textvae.config import Config, TrainConfig
 from textvae.data.dataset import PreparedSplit, load_prepared
@@ -41,7 +42,8 @@ VALIDATION_NOISE = KeyedNoise(seed=0, step=-1)
 def train(config: Config) -> Path:
     """Train as configured, or resume; returns the run folder.
 
-    Raises TrainingStopped when a signal ended it, its state saved.
+    Raises TrainingStopped when a signal ended it, its state saved; OSError when the disk is full, the last checkpoint
+    whole.
     """
     settings = config.train
     output = RunOutput(settings.output)
@@ -83,7 +85,8 @@ def train(config: Config) -> Path:
     # A tracker's steps after the checkpoint are logged again: without the mark every one of them would stand twice.
     accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": first + 1} if resumes else {}})
     progress.begin(first, plain, len(training.token_counts))
-    with StopRequest(accelerator) as stop:
+    room = needing_room(output.folder.path, "go on with train.resume=true")
+    with room, StopRequest(accelerator) as stop:
         for step, part in enumerate(training_loader(data, first, config.data.num_workers), start=first):
             weights = objective.weights(step)
             measured = progress.is_due(step + 1)

@@ -3,93 +3,55 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial as partial_of
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
-import datasets
-import numpy as np
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
-
-from textvae.config import check_level_name
+from textvae.atomic import needing_room, partial, whole_folder, write_text
 from textvae.damage import checksums
-from textvae.data.dataset import METADATA_FILE, WORD_COUNTS_FILE, count_words
+from textvae.data.dataset import METADATA_FILE, WORD_COUNTS_FILE
 from textvae.data.fingerprint import EncoderFingerprint
-from textvae.data.prepare.stages import FeatureFunction, add_features, count_rows, encode_rows
-from textvae.data.prepare.summary import PreparationSummary
-from textvae.data.sources.corpus import (
-    CarveOptions,
-    CorpusOptions,
-    carve_splits,
-    from_row,
-    store_corpus,
-    with_unique_ids,
-)
-from textvae.data.sources.records import FieldNames
-from textvae.data.text.processor import DECODER_FOLDER, DocumentProcessor
-from textvae.data.text.tokenizer import load_decoder_tokenizer, train_sentencepiece
-from textvae.data.text.tree import TreeBuilder, paragraphs_of
-from textvae.pretrained import resolve_backbone
-
-_TOKENIZER_BYTES = 30_000_000
-
-
-@dataclass(frozen=True)
-class PrepareOptions:
-    source: str
-    """A file, a folder, `python-docs`, or a Hub data set, `NAME` or `NAME:CONFIGURATION`."""
-    out: str
-    """Folder to write; it must not exist yet."""
-    encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
-    decoder: str | None = None
-    """Name or folder of a tokenizer (a run or a prepared data set lends its own); None trains a SentencePiece
-    vocabulary on the training split."""
-    vocabulary_size: int = 8192
-    """Of the vocabulary that is trained."""
-    hierarchy: tuple[str, ...] = ("document", "paragraph", "sentence")
-    max_sentence_tokens: int = 128
-    max_document_sentences: int | None = None
-    """Longer documents are cut into sections `ID#1`, `ID#2`, ...; None leaves them whole."""
-    validation_fraction: float = 0.05
-    test_fraction: float = 0.05
-    """Shares of `train` that become the splits which the source lacks."""
-    seed: int = 0
-    limit: int | None = None
-    """Read at most this many documents of each split, the first."""
-    num_proc: int = 1
-    language: str = "en"
-    fields: FieldNames = field(default_factory=FieldNames)
-    cache_features: bool = False
-
-    def __post_init__(self) -> None:
-        for name in self.hierarchy:
-            check_level_name(name)
-        for name in ("max_document_sentences", "limit", "num_proc", "vocabulary_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it must be 1 or more")
-        if min(self.validation_fraction, self.test_fraction) < 0 or self.validation_fraction + self.test_fraction >= 1:
-            raise ValueError(
-                f"validation_fraction {self.validation_fraction} and test_fraction {self.test_fraction} must "
-                "not be negative, and must leave something of train"
-            )
+from textvae.data.prepare.division import CarveOptions, divide
+from textvae.data.prepare.layout import describe, shards_of
+from textvae.data.prepare.options import PrepareOptions
+from textvae.data.prepare.parts import RawPart, Reading, parts_of, read, readings, save_array
+from textvae.data.prepare.resume import begin, forget, forget_what_followed, missing_in, to_read
+from textvae.data.prepare.stages import FeatureFunction
+from textvae.data.prepare.summary import PreparationSummary, SplitSummary
+from textvae.data.prepare.tasks import Places, accounts_of, add_features, encode, merge
+from textvae.data.prepare.vocabulary import find_backbones, make_processor
+from textvae.data.prepare.workers import LocalWorkers, Workers
+from textvae.data.sources.corpus import CorpusOptions
+from textvae.data.sources.folder import SPLITS
+from textvae.lock import locked
 
 
 def prepare(
-    options: PrepareOptions, feature_fn: FeatureFunction | None = None, encoder: EncoderFingerprint | None = None
+    options: PrepareOptions,
+    feature_fn: FeatureFunction | None = None,
+    encoder: EncoderFingerprint | None = None,
+    *,
+    workers: Workers | None = None,
+    start_over: bool = False,
 ) -> PreparationSummary:
     """Write the prepared data set `options.out`, print and return what was counted.
 
     With `cache_features`, `feature_fn` reads the sentences; only models with the very same `encoder` will use what it
-    gives. The same source and options give the same rows,
-    whatever `num_proc`. The folder appears under its name when it is complete. Raises ValueError for a source
-    that cannot be read or has no usable document, and if `out` exists; OSError if a backbone cannot be found.
+    gives. `workers` (default: `num_proc` processes) share the work. The same source and options give the same files,
+    whoever does it (features as far as their processors sum alike), but for the time that it took. They are written
+    aside, and renamed to `out` when they are whole; a preparation that was killed goes on where it stood, and one that
+    met a source that it cannot read keeps what it has read of others. `start_over` forgets what was begun.
+
+    Raises ValueError for a source that cannot be read or has no usable document, if `out` exists, and if another
+    preparation was begun there; OSError if a backbone cannot be found, the disk is full or a process was lost.
     """
     started = time.monotonic()
     out = Path(options.out)
@@ -97,77 +59,118 @@ def prepare(
         raise ValueError(f"'{out}' exists already: remove it, or choose another folder (--out)")
     if options.cache_features != (feature_fn is not None):
         raise ValueError("cache_features and feature_fn go together: give both or neither")
-    partial = out.parent / f".{out.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        summary = _prepare(options, feature_fn, partial / "work", partial / "done", started)
-        _write_metadata(partial / "done", options, summary, encoder)
-        os.replace(partial / "done", out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    find_backbones(options)
+    places = Places(partial(out))
+    places.root.mkdir(parents=True, exist_ok=True)
+    with locked(places.root), needing_room(places.root, "the same command goes on where it stood"):
+        begin(places, _described(options, encoder), start_over)
+        summary = _prepare(options, feature_fn, encoder, places, workers or LocalWorkers(options.num_proc), started)
+        os.replace(places.done, out)
+        shutil.rmtree(places.root)
     print(f"prepared {out} in {summary.seconds:.0f} s\n{summary}")
     return summary
 
 
+def _described(options: PrepareOptions, encoder: EncoderFingerprint | None) -> dict[str, Any]:
+    """What must be the same for a preparation to go on."""
+    asked = {name: value for name, value in asdict(options).items() if name not in ("out", "num_proc")}
+    return {**asked, "features of": None if encoder is None else asdict(encoder), "versions": _versions()}
+
+
 def _prepare(
-    options: PrepareOptions, feature_fn: FeatureFunction | None, work: Path, done: Path, started: float
+    options: PrepareOptions,
+    feature_fn: FeatureFunction | None,
+    encoder: EncoderFingerprint | None,
+    places: Places,
+    workers: Workers,
+    started: float,
 ) -> PreparationSummary:
-    encoder = AutoTokenizer.from_pretrained(resolve_backbone(options.encoder, weights=False))
     corpus = CorpusOptions(options.source, options.fields, options.limit, num_proc=options.num_proc)
-    stored, passed_over = store_corpus(corpus, work)
-    unique = {split: with_unique_ids(rows) for split, rows in stored.items()}
-    carve = CarveOptions(options.validation_fraction, options.test_fraction, options.seed)
-    raw = carve_splits({split: rows for split, (rows, _) in unique.items()}, carve)
-    decoder = _decoder_tokenizer(options, raw["train"])
-    processor = DocumentProcessor(options.hierarchy, encoder, decoder, options.max_sentence_tokens, options.language)
-    prepared, summaries = datasets.DatasetDict(), {}
-    for split, rows in raw.items():
-        renamed = unique[split][1] if split in unique else 0
-        encoded = encode_rows(
-            rows, processor, options.max_document_sentences, options.num_proc, work / f"{split}.arrow"
-        )
-        prepared[split], summaries[split] = count_rows(encoded, len(rows), renamed)
-        if len(prepared[split]) == 0:
-            raise ValueError(f"no document of split '{split}' has any text:\n{summaries[split].listed()}")
-        if feature_fn is not None:
-            prepared[split] = add_features(prepared[split], feature_fn, work / f"{split}-features.arrow")
-    prepared.save_to_disk(done, max_shard_size="500MB")
-    np.save(done / WORD_COUNTS_FILE, count_words(prepared["train"], processor.decoder_tokenizer))
-    processor.save_pretrained(done)
-    summary = PreparationSummary(summaries, passed_over, time.monotonic() - started)
-    return summary
+    try:
+        found, passed_over = readings(corpus)
+        _read(found, corpus, options.seed, places, workers)
+    except Exception:
+        forget(places, but_raw=True)
+        raise
+    try:
+        parts = parts_of(found, places.raw)
+        empty = [reading.split for reading in found if all(part.split != reading.split for part in parts)]
+        if empty:
+            raise ValueError(f"there is no document to read in split '{empty[0]}' of '{options.source}'")
+        _divide(options, parts, places)
+        processor = make_processor(options, parts, places)
+        summary = _encode(options, feature_fn, parts, places, processor, workers)
+    except ValueError:
+        # The source or the options are to be changed, and what was made of them is no use then.
+        forget(places, but_raw=False)
+        raise
+    described = PreparationSummary(summary, passed_over, time.monotonic() - started)
+    _write_metadata(places.done, options, described, encoder)
+    return described
 
 
-def _decoder_tokenizer(options: PrepareOptions, train: datasets.Dataset) -> PreTrainedTokenizerBase:
-    if options.decoder is None:
-        return train_sentencepiece(_sample_paragraphs(train, options), options.vocabulary_size)
-    lender = Path(options.decoder) / DECODER_FOLDER
-    if lender.is_dir():
-        return AutoTokenizer.from_pretrained(lender)
-    return load_decoder_tokenizer(resolve_backbone(options.decoder, weights=False))
+def _read(found: Sequence[Reading], corpus: CorpusOptions, seed: int, places: Places, workers: Workers) -> None:
+    missing = to_read(found, places)
+    do = partial_of(read, options=corpus, seed=seed, raw=places.raw)
+    workers.run(do, [reading for reading in missing if reading.files], "reading")
+    LocalWorkers().run(do, [reading for reading in missing if not reading.files], "reading")
+    forget_what_followed(found, places)
 
 
-def _sample_paragraphs(rows: datasets.Dataset, options: PrepareOptions) -> Iterator[str]:
-    """Normalised text of evenly spread documents, as much as training a vocabulary needs."""
-    build_tree = TreeBuilder(options.hierarchy, options.language)
-    # `nbytes` is that of the whole table, also where `rows` is a selection from it
-    step = math.ceil(rows.data.nbytes / _TOKENIZER_BYTES)
-    for index in range(0, len(rows), step):
-        yield from paragraphs_of(from_row(rows[index]), build_tree)
+def _divide(options: PrepareOptions, parts: Sequence[RawPart], places: Places) -> None:
+    if not places.division.is_dir():
+        carve = CarveOptions(options.validation_fraction, options.test_fraction, options.seed)
+        with whole_folder(places.division) as folder:
+            divide(parts, carve, folder)
+
+
+def _encode(
+    options: PrepareOptions,
+    feature_fn: FeatureFunction | None,
+    parts: Sequence[RawPart],
+    places: Places,
+    processor: str,
+    workers: Workers,
+) -> dict[str, SplitSummary]:
+    do = partial_of(encode, places=places, processor_sha256=processor, max_sentences=options.max_document_sentences)
+    workers.run(do, missing_in(places.encoded, parts, "tokenising"), "tokenising")
+    accounts, words = accounts_of(parts, places)
+    summaries = {split: accounts[split].summary() for split in SPLITS if split in accounts}
+    for split, summary in summaries.items():
+        if not summary.sections:
+            raise ValueError(f"no document of split '{split}' has any text:\n{summary.listed()}")
+    has_features = feature_fn is not None
+    if feature_fn is not None:
+        left = [part.name for part in missing_in(places.featured, parts, "encoding")]
+        workers.run(partial_of(add_features, places=places, feature_fn=feature_fn), left, "encoding", alone=True)
+    shards = {split: shards_of(split, parts, places, has_features) for split in summaries}
+    for split in shards:
+        (places.done / split).mkdir(parents=True, exist_ok=True)
+    missing = [shard for shard in chain.from_iterable(shards.values()) if not shard.path.is_file()]
+    workers.run(merge, missing, "merging")
+    describe(places.done, shards, has_features)
+    save_array(places.done / WORD_COUNTS_FILE, words)
+    shutil.copytree(places.processor, places.done, dirs_exist_ok=True)
+    return summaries
 
 
 def _write_metadata(
     folder: Path, options: PrepareOptions, summary: PreparationSummary, encoder: EncoderFingerprint | None
 ) -> None:
-    packages = ("textvae", "datasets", "transformers", "tokenizers", "sentencepiece", "sentencex")
+    (folder / METADATA_FILE).unlink(missing_ok=True)  # of a preparation that was killed when all was done
     content = {
         "hierarchy": options.hierarchy,
         "options": asdict(options),
-        "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in packages},
+        "versions": _versions(),
         "seconds": round(summary.seconds, 1),
         "features": None if encoder is None else asdict(encoder),
         "passed_over": [asdict(entry) for entry in summary.passed_over],
         "splits": {split: asdict(counts) for split, counts in summary.splits.items()},
         "files": checksums(folder, (path for path in folder.rglob("*") if path.is_file())),
     }
-    (folder / METADATA_FILE).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(folder / METADATA_FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def _versions() -> dict[str, str]:
+    packages = ("textvae", "datasets", "transformers", "tokenizers", "sentencepiece", "sentencex")
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-
-import numpy as np
+from typing import Any
 
 from textvae.data.sources.folder import PassedOver, listed
 
@@ -57,27 +57,61 @@ class SplitSummary:
         return said
 
 
-def summarise(
-    columns: Mapping[str, np.ndarray], set_aside: Sequence[SetAside], documents_read: int, ids_renamed: int
-) -> SplitSummary:
-    """The account of one split. `columns`: the counts of every row by the names of `stages.COUNTED`."""
-    total = {name: int(values.sum()) for name, values in columns.items()}
-    return SplitSummary(
-        documents_read=documents_read,
-        documents_kept=documents_read - len(set_aside),
-        documents_cut=total["cut"],
-        sections=int(np.count_nonzero(columns["num_sentences"])),
-        documents_set_aside=len(set_aside),
-        set_aside=tuple(set_aside[:_LISTED]),
-        ids_renamed=ids_renamed,
-        sentences=total["num_sentences"],
-        sentences_split=total["sentences_split"],
-        empty_units_removed=total["empty_units"],
-        unread_fields=total["unread_fields"],
-        tokens=total["num_tokens"],
-        words=total["num_words"],
-        bytes=total["num_bytes"],
-    )
+@dataclass(frozen=True)
+class Account:
+    """What became of some documents; accounts of several parts of a split add up."""
+
+    documents: int
+    renamed: int
+    counts: Mapping[str, int]
+    """Sums over the rows of what `stages.COUNTED` names, and the `sections`."""
+    num_set_aside: int
+    set_aside: tuple[SetAside, ...]
+    """The first 1,000 of them."""
+
+    @classmethod
+    def of(cls, rows: Iterable[Mapping[str, Any]], counted: Sequence[str], documents: int, renamed: int) -> Account:
+        """Of the rows of so many documents. A row without a sentence says in `set_aside` why its document is none."""
+        counts: Counter[str] = Counter()
+        set_aside = []
+        for row in rows:
+            counts.update({name: row[name] for name in counted} | {"sections": int(row["num_sentences"] > 0)})
+            if row["set_aside"]:
+                set_aside.append(SetAside(row["id"], row["set_aside"]))
+        return cls(documents, renamed, dict(counts), len(set_aside), tuple(set_aside[:_LISTED]))
+
+    def __add__(self, other: Account) -> Account:
+        return Account(
+            self.documents + other.documents,
+            self.renamed + other.renamed,
+            dict(Counter(self.counts) + Counter(other.counts)),
+            self.num_set_aside + other.num_set_aside,
+            (self.set_aside + other.set_aside)[:_LISTED],
+        )
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Account:
+        """Out of what `dataclasses.asdict` makes of one."""
+        return cls(**{**values, "set_aside": tuple(SetAside(**entry) for entry in values["set_aside"])})
+
+    def summary(self) -> SplitSummary:
+        total = Counter(self.counts)  # 0 for what no document had
+        return SplitSummary(
+            documents_read=self.documents,
+            documents_kept=self.documents - self.num_set_aside,
+            documents_cut=total["cut"],
+            sections=total["sections"],
+            documents_set_aside=self.num_set_aside,
+            set_aside=self.set_aside,
+            ids_renamed=self.renamed,
+            sentences=total["num_sentences"],
+            sentences_split=total["sentences_split"],
+            empty_units_removed=total["empty_units"],
+            unread_fields=total["unread_fields"],
+            tokens=total["num_tokens"],
+            words=total["num_words"],
+            bytes=total["num_bytes"],
+        )
 
 
 @dataclass(frozen=True)

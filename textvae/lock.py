@@ -1,4 +1,4 @@
-"""One writer of an index at a time: what was thought to be dead, such as a process whose launcher was killed, may still
+"""One writer of a folder at a time: what was thought to be dead, such as a process whose launcher was killed, may still
 write.
 
 The lock is on the folder itself (flock): it is gone when its holder is, however that ended, and nothing stays to be
@@ -61,7 +61,7 @@ def _alone(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        logger.warning("%s: the index cannot be locked, see to it that one command at a time writes to it", error)
+        logger.warning("%s: the folder cannot be locked, see to it that one command at a time writes to it", error)
     return True
 
 

@@ -1,0 +1,56 @@
+"""The tasks of a preparation on a Ray cluster (`pip install 'textvae[ray]'`), whose machines see the same files."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+_BLOCKS = 2000
+"""At most: a task of Ray's does one task, or several where there are more than these."""
+
+
+class RayWorkers:
+    """The cluster at `address`: "auto" for the one that runs here or is named in RAY_ADDRESS, "local" for this machine
+    alone, or HOST:PORT. Source and output must have the same paths on all its machines, which have textvae installed.
+
+    A task whose worker or machine is lost is done again elsewhere; it leaves nothing half done.
+    """
+
+    def __init__(self, address: str) -> None:
+        """Raises ValueError where Ray is not installed, or there is no such cluster."""
+        try:
+            import ray
+            import ray.data
+        except ImportError:
+            raise ValueError("--ray needs Ray: pip install 'textvae[ray]'") from None
+        try:
+            ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
+        except ConnectionError as error:
+            raise ValueError(
+                f"--ray {address}: there is no such cluster ({error}); start one with `ray start`"
+            ) from None
+
+    def run(self, do: Callable[[T], None], tasks: Sequence[T], purpose: str, *, alone: bool = False) -> None:
+        """Raises the first error of a task."""
+        import ray
+
+        if not tasks:
+            return
+        given = [{"task": pickle.dumps(task)} for task in tasks]
+        rows = ray.data.from_items(given, override_num_blocks=min(len(given), _BLOCKS))
+        for row in rows.map(_done, fn_kwargs={"do": do, "folder": os.getcwd()}).iter_rows():
+            if row["error"]:
+                raise pickle.loads(row["error"])
+
+
+def _done(row: dict[str, bytes], do: Callable[[Any], None], folder: str) -> dict[str, bytes]:
+    """Does the task of the row where it is called, and says what error it met."""
+    os.chdir(folder)  # relative paths are those of the command
+    try:
+        do(pickle.loads(row["task"]))
+    except (ValueError, OSError) as error:
+        return {"error": pickle.dumps(error)}
+    return {"error": b""}
