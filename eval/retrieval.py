@@ -1,7 +1,7 @@
 """Search on judged queries in BEIR's layout: the model's levels, by latents and by words, beside the mean of the
 pretrained encoder's states, its principal components in as many dimensions as the document latent has, and BM25.
 
-Texts are read without their titles, by every system. The corpus is held in memory with its features.
+Titles are read by BM25 alone, there too where it is part of a hybrid. The corpus is held in memory with its features.
 """
 
 import argparse

@@ -98,6 +98,12 @@ def test_the_rules_can_be_broken(name: str, source: str) -> None:
     assert violations(name, source)
 
 
+def test_what_is_no_dependency_is_imported_by_what_is_for_it_alone() -> None:
+    for library, allowed in (("sentence_transformers", "search.sentence_module"), ("mteb", "evaluation.mteb_models")):
+        named = {path for path in MODULES if any(is_within(i, library) for i in imports(path.read_text("utf-8")))}
+        assert {module_name(path) for path in named} == {f"textvae.{allowed}"}
+
+
 def test_every_rule_is_about_modules_that_exist() -> None:
     modules = {module_name(path) for path in MODULES}
     names = modules | {name.rpartition(".")[0] for name in modules}

@@ -28,7 +28,7 @@ from textvae.text_vae import HierarchicalTextVAE
 
 MakeRun = Callable[..., str]
 QUERY = "The wind came late."
-TOLERANCE = {"latents": 1e-3, "words": 1e-4, "encoder": 2e-4, "both": 0.02, "hybrid": 0.15}
+TOLERANCE = {"latents": 1e-3, "words": 1e-4, "encoder": 2e-4, "both": 0.02, "hybrid": 0.15, "bm25": 1e-5}
 """By what is searched: features are rounded to half precision, and sums count deviations."""
 
 
@@ -66,7 +66,8 @@ def assert_same(model: HierarchicalTextVAE, one: Path, other: Path, rows: bool =
         for by in get_args(By):
             found = [Index(folder).scores(model, QUERY, level, by) for folder in (one, other)]
             np.testing.assert_allclose(found[0], found[1], atol=TOLERANCE[by])
-            assert len(found[0]) < 3 or np.ptp(found[0]) > 5 * TOLERANCE[by]
+            # Texts that have as many words of the query are alike to BM25.
+            assert len(found[0]) < 3 or by == "bm25" or np.ptp(found[0]) > 5 * TOLERANCE[by]
 
 
 def test_an_index_that_was_appended_to_is_the_one_made_at_once(

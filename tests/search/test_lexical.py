@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,15 +10,16 @@ import bm25s
 import numpy as np
 import pyarrow
 import pytest
-from indexes import documents_of
+from indexes import SOURCES, documents_of
 from tiny import DOCUMENT
 
 from textvae.cli.main import main
 from textvae.runs import load_run
+from textvae.search.delete import delete_documents
 from textvae.search.embed import embed_corpus
 from textvae.search.index import Index
 from textvae.search.lexical import Lexical
-from textvae.search.postings import SCHEMA, Postings, WordCounter
+from textvae.search.postings import SCHEMA, Postings, WordCounter, with_title
 from textvae.search.storage import IndexDescription
 
 MakeRun = Callable[..., str]
@@ -101,6 +103,23 @@ def test_an_index_is_opened_with_its_words_counted(index: Path, monkeypatch: pyt
     units = opened.search(model, "sail", "sentence", k=21, by="encoder")
     assert len(units) == 21
     assert np.flatnonzero(gained > 0.1).tolist() == [18, 20], "the sentences with the word, in the last shard"
+
+
+def test_a_title_is_found_where_documents_are_sought(make_run: MakeRun, tmp_path: Path) -> None:
+    """As if it stood before the text; after documents were deleted, too."""
+    run = make_run(*DOCUMENT)
+    model = load_run(run, "cpu")
+    named = [replace(source, title=f"On Ferry{number}" if number else None) for number, source in enumerate(SOURCES)]
+    embed_corpus(model, documents_of(model, named), tmp_path / "index", run, shard_documents=3)
+    delete_documents(tmp_path / "index", ["d1"])
+    opened = Index(tmp_path / "index")
+    kept = [named[0], *named[2:]]
+    expected = Lexical.of([with_title(source.title, source.text) for source in kept], "en")
+    for query in ("ferry4", "a boat on the ferry2"):
+        found = opened.scores(model, query, "document", "bm25")
+        np.testing.assert_allclose(found, expected.scores(query), rtol=1e-5, atol=1e-6)
+        assert found.max() > 0
+    assert opened.scores(model, "ferry4", "sentence", "bm25").max() == 0
 
 
 def test_damaged_postings_are_told_in_a_line(index: Path, capsys: pytest.CaptureFixture) -> None:

@@ -6,10 +6,22 @@ import argparse
 from collections.abc import Sequence
 
 from textvae import __version__
-from textvae.cli import adapt, delete, describe, embed, generate, interpolate, merge, prepare, reconstruct, search
+from textvae.cli import (
+    adapt,
+    delete,
+    describe,
+    embed,
+    export_encoder,
+    generate,
+    interpolate,
+    merge,
+    prepare,
+    reconstruct,
+    search,
+)
 from textvae.cli.common import add_verbosity, exit_status
 
-COMMANDS = (prepare, generate, interpolate, reconstruct, describe, adapt, embed, search, delete, merge)
+COMMANDS = (prepare, generate, interpolate, reconstruct, describe, adapt, embed, search, delete, export_encoder, merge)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -26,7 +26,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         choices=get_args(By),
         default="hybrid",
         help="the encoder's states of a text's sentences and of their mean, with BM25 (hybrid, the default) or without "
-        "(encoder); cosine of the latents; probability of the query's words under the latents' topics; both of these",
+        "(encoder), or BM25 alone; cosine of the latents; probability of the query's words under the latents' topics; "
+        "both of these",
     )
     parser.add_argument(
         "--filter",

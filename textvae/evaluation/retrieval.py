@@ -25,6 +25,7 @@ from textvae.model.unit_transformer import segment_mean
 from textvae.search.embed import embed_corpus
 from textvae.search.index import By, Index
 from textvae.search.lexical import Lexical
+from textvae.search.postings import with_title
 from textvae.search.query import checked_query, query_features
 from textvae.text_vae import HierarchicalTextVAE
 
@@ -125,7 +126,8 @@ def rank(
     dims = min(model.hierarchy.stack[index.levels[0]].latent_size, *means.shape)
     pca = PCA(dims, random_state=0).fit(means)
     yield "encoder_pca", dims, dict(zip(queries, _cosines(pca.transform(asked), pca.transform(means)), strict=True))
-    lexical = Lexical.of([held.read(row).text() for row in range(len(held))], model.processor.language)
+    texts = [with_title(document.title, document.text()) for document in map(held.read, range(len(held)))]
+    lexical = Lexical.of(texts, model.processor.language)
     yield "bm25", None, {query: lexical.scores(text) for query, text in queries.items()}
 
 

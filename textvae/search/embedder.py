@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from textvae.data.document import EncodedDocument
 from textvae.search.moments import Moments
 from textvae.search.storage import LevelDescription
 from textvae.text_vae import HierarchicalTextVAE
@@ -88,8 +89,6 @@ class TextEmbedder:
             raise ValueError(f"batch_size is {batch_size}; it must be 1 or more")
         texts = [sentences] if isinstance(sentences, str) else list(sentences)
         units = self._units(texts, batch_size, show_progress_bar)
-        if self.corpus is not None:
-            units = [torch.from_numpy(self.corpus.standardised(rows.numpy())) for rows in units]
         if normalize_embeddings:
             units = [F.normalize(rows, dim=-1) for rows in units]
         if self.level != self.model.config.hierarchy[0]:
@@ -102,22 +101,28 @@ class TextEmbedder:
             return rows
         return rows.numpy() if convert_to_numpy or isinstance(sentences, str) else list(rows)
 
+    def units(self, documents: Sequence[EncodedDocument]) -> list[Tensor]:
+        """[U, Z] of every document, all read together, on the CPU."""
+        latents = self.model.latents(self.model.batch(documents))[self.level]
+        means, document = latents.mean.float().cpu(), latents.document.cpu()
+        if self.corpus is not None:
+            means = torch.from_numpy(self.corpus.standardised(means.numpy()))
+        return [means[document == number] for number in range(len(documents))]
+
     def similarity(self, ours: Vectors, theirs: Vectors) -> Tensor:
         """Cosines [N, M] of vectors [N, Z] and [M, Z], in [-1, 1]."""
         left, right = (F.normalize(torch.as_tensor(np.asarray(rows)), dim=-1) for rows in (ours, theirs))
         return left @ right.T
 
     def _units(self, texts: Sequence[str], batch_size: int, show_progress_bar: bool | None) -> list[Tensor]:
-        """Posterior means [U, Z] of every text, on the CPU. Similar lengths are read together."""
+        """[U, Z] of every text. Similar lengths are read together."""
         found: dict[int, Tensor] = {}
         order = sorted(range(len(texts)), key=lambda number: -len(texts[number]))
         hidden = None if show_progress_bar is None else not show_progress_bar
         with tqdm(total=len(texts), desc="embeddings", unit="text", leave=False, disable=hidden) as bar:
             for first in range(0, len(texts), batch_size):
                 numbers = order[first : first + batch_size]
-                latents = self.model.encode([texts[number] for number in numbers])[self.level]
-                means = latents.mean.float().cpu()
-                for place, number in enumerate(numbers):
-                    found[number] = means[(latents.document == place).cpu()]
+                documents = self.model.process([texts[number] for number in numbers])
+                found.update(zip(numbers, self.units(documents), strict=True))
                 bar.update(len(numbers))
         return [found[number] for number in range(len(texts))]

@@ -27,11 +27,11 @@ from textvae.search.units import ancestors, embeddings_of, read_level
 from textvae.search.words import topic_head, unit_topics, word_scores
 from textvae.text_vae import HierarchicalTextVAE
 
-By = Literal["hybrid", "encoder", "latents", "words", "both"]
+By = Literal["hybrid", "encoder", "bm25", "latents", "words", "both"]
 """What a unit is found by: `latents`, the cosine of standardised embeddings, in [-1, 1]; `words`, those of the query
 under the unit's topics (`search.words`), nats per token; `encoder`, the passages that it is made of, as the pretrained
-encoder reads them (`search.passages`), in [-1, 1]; `both`, latents and words, and `hybrid`, encoder and BM25
-(`search.lexical`), each in standard deviations over the level's units, added."""
+encoder reads them (`search.passages`), in [-1, 1]; `bm25`, the query's very words (`search.lexical`); `both`, latents
+and words, and `hybrid`, encoder and BM25, each in standard deviations over the level's units, added."""
 
 
 class Index:
@@ -100,7 +100,7 @@ class Index:
             found.append(word_scores(model, *self._topics(model, level), checked_query(query)).cpu().numpy())
         if by in ("encoder", "hybrid") and asked is not None:
             found.append(self._passages.scores(asked, level))
-        if by == "hybrid":
+        if by in ("bm25", "hybrid"):
             found.append(self._lexical(level).scores(checked_query(query)))
         if len(found) == 1:
             return found[0]

@@ -1,8 +1,9 @@
 """Which words are in which units, how often: what BM25 counts, stored with every shard.
 
 Counts add up over shards. So nothing is made anew, and nothing is built when an index is opened, whatever was appended
-to it or deleted from it. Words are found by the library bm25s: what lies between spaces and punctuation, two letters or
-more. In a language without spaces, such as Chinese, nothing is found by it.
+to it or deleted from it. The words of a title count for whole documents, as if it stood before the text. Words are
+found by the library bm25s: what lies between spaces and punctuation, two letters or more. In a language without spaces,
+such as Chinese, nothing is found by it.
 
 Shapes: U units of a level in a shard, W words, P units that a word is in.
 """
@@ -34,6 +35,11 @@ def words_of(texts: Sequence[str], language: str | None = None) -> list[list[str
     """In small letters; `language` decides which words are too common to count (None: none are)."""
     stopwords = "en" if language is not None and language.split("-")[0] == "en" else None
     return bm25s.tokenize(list(texts), stopwords=stopwords, show_progress=False, return_ids=False)
+
+
+def with_title(title: str | None, text: str) -> str:
+    """What a whole document is found by."""
+    return f"{title}\n\n{text}" if title else text
 
 
 class WordCounter:

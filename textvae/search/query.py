@@ -5,6 +5,7 @@ Shapes: Z latent size, F size of the encoder's features.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,18 +24,24 @@ def checked_query(query: str) -> str:
     return text
 
 
+def one_sentence(query: str, hierarchy: Sequence[str]) -> SourceDocument:
+    """The query as a document of one unit at every level of `hierarchy`, all of it in one sentence (or, where it is too
+    long for one, in several of one parent). Raises ValueError for a query without text."""
+    text = checked_query(query)
+    if len(hierarchy) == 1:
+        return SourceDocument("query", text=text)
+    units: list[Any] = [text]
+    for _ in hierarchy[2:]:
+        units = [units]
+    return SourceDocument("query", units=units)
+
+
 def embed_query(model: HierarchicalTextVAE, query: str, level: str) -> np.ndarray:
-    """[Z] in float32: the query as a document of one unit at every level, all of it in one sentence (or, where it is
-    too long for one, the mean of its sentences). Raises ValueError for a query without text and for a level that the
-    model does not have."""
+    """[Z] in float32: that of the query as `one_sentence` makes a document of it (the mean, where it is several
+    units). Raises ValueError for a query without text and for a level that the model does not have."""
     if level not in model.level_names:
         raise ValueError(f"the model has no level '{level}'; it has {', '.join(model.level_names)}")
-    text = checked_query(query)
-    depth = len(model.config.hierarchy) - 1
-    units: list[Any] = [text]
-    for _ in range(depth - 1):
-        units = [units]
-    source = SourceDocument("query", units=units) if depth else SourceDocument("query", text=text)
+    source = one_sentence(query, model.config.hierarchy)
     latents = model.latents(model.batch(model.process([source])))
     return latents[level].mean.float().mean(0).cpu().numpy()
 

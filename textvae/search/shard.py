@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow
@@ -19,7 +19,7 @@ import pyarrow
 from textvae.atomic import partial, sync
 from textvae.damage import sha256_of
 from textvae.search.moments import Moments
-from textvae.search.postings import WordCounter, postings_file
+from textvae.search.postings import WordCounter, postings_file, with_title
 from textvae.search.storage import ShardDescription, ShardLevel
 from textvae.search.units import UnitRows, unit_schema, units_file
 
@@ -42,8 +42,9 @@ class ShardWriter:
         shutil.rmtree(self._aside, ignore_errors=True)  # of a writer that was killed
         self._aside.mkdir(parents=True)
         self._stack = ExitStack()
+        top = next(iter(sizes))
         self._levels = {
-            name: self._stack.enter_context(_LevelWriter(self._aside, name, size, language))
+            name: self._stack.enter_context(_LevelWriter(self._aside, name, size, language, titled=name == top))
             for name, size in sizes.items()
         }
 
@@ -69,7 +70,9 @@ class ShardWriter:
 
 
 class _LevelWriter:
-    def __init__(self, shard: Path, name: str, size: LevelSize, language: str) -> None:
+    def __init__(self, shard: Path, name: str, size: LevelSize, language: str, titled: bool) -> None:
+        """`titled`: whether the words of a unit are those of its document's title, too."""
+        self.titled = titled
         self.path, self.postings, self.size = units_file(shard, name), postings_file(shard, name), size
         self.schema = unit_schema(size.latent, size.features)
         self.moments = Moments.of(np.empty((0, size.latent)))
@@ -78,8 +81,10 @@ class _LevelWriter:
         self._stream = pyarrow.ipc.new_stream(self._file, self.schema)
 
     def write(self, rows: UnitRows) -> None:
-        texts = rows.columns["text"]
-        lengths = self.words.add(texts.to_pylist() if isinstance(texts, pyarrow.Array) else texts)
+        titles, texts = (_listed(rows.columns[name]) for name in ("title", "text"))
+        if self.titled:
+            texts = list(map(with_title, titles, texts))
+        lengths = self.words.add(texts)
         columns = {**rows.columns, "length": pyarrow.array(lengths)}
         self._stream.write_batch(replace(rows, columns=columns).batch(self.schema))
         self.moments += Moments.of(rows.embeddings)
@@ -104,3 +109,7 @@ class _LevelWriter:
             sha256_of(self.path),
             sha256_of(self.postings),
         )
+
+
+def _listed(column: Sequence[Any] | pyarrow.Array) -> list[Any]:
+    return column.to_pylist() if isinstance(column, pyarrow.Array) else list(column)

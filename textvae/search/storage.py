@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 INDEX_FILE = "index.json"
 SHARD_FILE = "shard.json"
-FORMAT = 7
+FORMAT = 8
 AGAIN = "make it again with textvae embed"
 """What to do about a damaged file."""
 _LEVEL_NAME = re.compile(r"\w[\w-]*")

@@ -32,7 +32,7 @@ def unit_schema(size: int, feature_size: int = 0) -> pyarrow.Schema:
             "label": pyarrow.string(),
             "parent": pyarrow.int64(),  # row of the unit of the next level above, in the same shard; null at the top
             "text": pyarrow.string(),
-            "length": pyarrow.int32(),  # words of it that BM25 counts (`search.postings`)
+            "length": pyarrow.int32(),  # words that BM25 counts, at the top of the title, too
             "normaliser": pyarrow.float32(),  # of its words (`search.words`); null for a model without topics
             "embedding": pyarrow.list_(pyarrow.float32(), size),
         }

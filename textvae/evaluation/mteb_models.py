@@ -1,0 +1,170 @@
+"""Models as the benchmark MTEB (version 2) runs them: `LatentEncoder` is one of its encoders (`EncoderProtocol`),
+`IndexSearch` one of its search systems (`SearchProtocol`).
+
+mteb is no dependency of textvae; it is imported where its own class is asked for.
+
+Shapes: N texts, U units of a level, Z latent size.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from textvae.data.dataset import Documents
+from textvae.data.document import SourceDocument
+from textvae.devices import choose_device
+from textvae.runs import load_run
+from textvae.search.embed import embed_corpus
+from textvae.search.embedder import TextEmbedder
+from textvae.search.export import load_exported
+from textvae.search.index import By, Index
+from textvae.search.query import one_sentence
+from textvae.text_vae import HierarchicalTextVAE
+
+BATCH = 32
+"""Texts that are encoded at a time."""
+HELD = 8192
+"""Documents that are held while they are embedded."""
+
+
+class LatentEncoder:
+    """Latents of whole texts, compared by their cosines.
+
+    Example:
+        mteb.evaluate(LatentEncoder("exported"), mteb.get_tasks(["SciFact"]))
+    """
+
+    def __init__(
+        self, model_name: str, revision: str | None = None, *, device: str | None = None, **kwargs: Any
+    ) -> None:
+        """`model_name`: a folder of `textvae export-encoder`, of the top level.
+
+        Raises ValueError as `load_exported` does and for a lower level, whose vectors are several a text.
+        """
+        self.name, self.revision = model_name, revision
+        self.embedder = load_exported(model_name)
+        if self.embedder.level != self.embedder.model.config.hierarchy[0]:
+            raise ValueError(f"'{model_name}' is of level '{self.embedder.level}': export the top one")
+        nn.Module.to(self.embedder.model, choose_device(device))
+
+    def encode(self, inputs: Iterable[Mapping[str, Any]], *, prompt_type: Any = None, **kwargs: Any) -> np.ndarray:
+        """[N, Z] of the texts in batches that have a `text`. Queries are read as one sentence each, as `textvae search`
+        reads them. Raises ValueError for an empty text."""
+        texts = [text for batch in inputs for text in batch["text"]]
+        sources: list[str | SourceDocument] = list(texts)
+        if getattr(prompt_type, "value", prompt_type) == "query":
+            sources = [one_sentence(text, self.embedder.model.config.hierarchy) for text in texts]
+        found: dict[int, Tensor] = {}
+        order = sorted(range(len(texts)), key=lambda number: -len(texts[number]))
+        for first in range(0, len(order), BATCH):
+            numbers = order[first : first + BATCH]
+            documents = self.embedder.model.process([sources[number] for number in numbers])
+            found.update(zip(numbers, self.embedder.units(documents), strict=True))
+        return torch.cat([found[number] for number in range(len(texts))]).numpy()
+
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> Tensor:
+        """Cosines [N, M] of [N, Z] and [M, Z]."""
+        ours, theirs = (np.atleast_2d(np.asarray(rows)) for rows in (embeddings1, embeddings2))
+        return self.embedder.similarity(ours, theirs)
+
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Tensor:
+        """Cosines [N] of the rows of [N, Z] and [N, Z]."""
+        ours, theirs = (torch.as_tensor(np.atleast_2d(np.asarray(rows))) for rows in (embeddings1, embeddings2))
+        return F.cosine_similarity(ours, theirs, dim=-1)
+
+    @property
+    def mteb_model_meta(self) -> Any:
+        return _meta(self.name, self.revision, self.embedder)
+
+
+class IndexSearch:
+    """The corpus of a task embedded into an index, and searched as `textvae search` does. `close` removes the index."""
+
+    def __init__(
+        self,
+        model_name: str,
+        revision: str | None = None,
+        *,
+        device: str | None = None,
+        by: By = "hybrid",
+        **kwargs: Any,
+    ) -> None:
+        """`model_name`: a run. Raises ValueError as `load_run` does."""
+        self.name, self.revision, self.by = model_name, revision, by
+        self.model: HierarchicalTextVAE = load_run(model_name, device)
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._index: Index | None = None
+        self._ids: list[str] = []
+
+    def index(self, corpus: Iterable[Mapping[str, Any]], **kwargs: Any) -> None:
+        """Embed documents with `id`, `text` and, if they have one, a `title`, which is read before the text."""
+        rows, self._ids = iter(corpus), []
+        self.close()
+        self._folder = tempfile.TemporaryDirectory(prefix="textvae-")
+        out = Path(self._folder.name) / "index"
+        while some := list(islice(rows, HELD)):
+            sources = [
+                SourceDocument(str(row["id"]), text=f"{row.get('title') or ''} {row['text']}".strip()) for row in some
+            ]
+            self._ids += [source.id for source in sources]
+            documents = Documents.of(self.model.process(sources))
+            embed_corpus(self.model, documents, out, self.name, append=out.exists())
+        self._index = Index(out)
+
+    def search(
+        self,
+        queries: Iterable[Mapping[str, Any]],
+        *,
+        top_k: int,
+        top_ranked: Mapping[str, Sequence[str]] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, dict[str, float]]:
+        """By query, the scores of its `top_k` documents, among those of `top_ranked` if there are such.
+
+        Raises ValueError for an empty query and where nothing was indexed.
+        """
+        if self._index is None:
+            raise ValueError("there is nothing to search: call index first")
+        rows = {name: row for row, name in enumerate(self._ids)}
+        found = {}
+        for query in queries:
+            name = str(query["id"])
+            text = f"{query['text']} {query.get('instruction') or ''}".strip()
+            scores = self._index.scores(self.model, text, self._index.levels[0], self.by)
+            among = np.arange(len(scores)) if top_ranked is None else np.array([rows[i] for i in top_ranked[name]])
+            best = among[np.argsort(-scores[among], kind="stable")[:top_k]]
+            found[name] = {self._ids[row]: float(scores[row]) for row in best}
+        return found
+
+    def close(self) -> None:
+        """Forget the corpus."""
+        self._index = None
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    @property
+    def mteb_model_meta(self) -> Any:
+        return _meta(self.name, self.revision, None)
+
+
+def _meta(name: str, revision: str | None, embedder: TextEmbedder | None) -> Any:
+    from mteb.models import ModelMeta
+
+    known: dict[str, Any] = {"name": f"textvae/{Path(name).name}", "revision": revision, "framework": ["PyTorch"]}
+    if embedder is not None:
+        known |= {
+            "embed_dim": embedder.size,
+            "n_parameters": embedder.model.num_parameters(),
+            "similarity_fn_name": "cosine",
+        }
+    return ModelMeta.create_empty(known)
