@@ -42,10 +42,9 @@ quickstart quickstart-small: %: data/%/textvae_data.json
 	@$(BIN)/textvae embed data/$@ --model runs/$@ --out runs/$@/index
 	@$(BIN)/textvae search runs/$@/index "Read rows from a comma separated file" -k 5
 	@echo "two documents with the theme of examples/tables.txt:"
-	@$(BIN)/textvae generate --model runs/$@ --theme-from examples/tables.txt --num 2 --units paragraph=2 sentence=2 \
-		--top-p 0.9
+	@$(BIN)/textvae generate --model runs/$@ --theme-from examples/tables.txt --num 2 --units paragraph=2 sentence=2
 	@echo "and one with that of examples/threads.txt:"
-	@$(BIN)/textvae generate --model runs/$@ --theme-from examples/threads.txt --units paragraph=2 sentence=2 --top-p 0.9
+	@$(BIN)/textvae generate --model runs/$@ --theme-from examples/threads.txt --units paragraph=2 sentence=2
 
 data/quickstart/textvae_data.json data/quickstart-small/textvae_data.json: | $(INSTALLED)
 	@echo "== 1/6  the documentation inside this Python environment, as a corpus"
