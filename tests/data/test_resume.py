@@ -131,6 +131,7 @@ def test_a_file_that_was_mended_is_read_again_and_the_others_are_not(
         with pytest.raises(KeyboardInterrupt):
             prepare(options)
     assert kept.stat().st_mtime_ns == before
+    assert len(list(raw.glob("*/*.arrow"))) == 6
     prepare(options)
     assert contents(tmp_path / "out") == whole
 

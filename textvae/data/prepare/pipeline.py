@@ -94,9 +94,10 @@ def _prepare(
         raise
     try:
         parts = parts_of(found, places.raw)
-        empty = [reading.split for reading in found if all(part.split != reading.split for part in parts)]
-        if empty:
-            raise ValueError(f"there is no document to read in split '{empty[0]}' of '{options.source}'")
+        filled = {part.split for part in parts}
+        empty = next((reading.split for reading in found if reading.split not in filled), None)
+        if empty is not None:
+            raise ValueError(f"there is no document to read in split '{empty}' of '{options.source}'")
         _divide(options, parts, places)
         processor = make_processor(options, parts, places)
         summary = _encode(options, feature_fn, parts, places, processor, workers)
