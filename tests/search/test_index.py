@@ -4,7 +4,6 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +17,9 @@ from textvae.config import ModelConfig
 from textvae.data.dataset import Documents
 from textvae.data.document import EncodedDocument, SourceDocument
 from textvae.data.text.processor import DocumentProcessor
-from textvae.search import passages as passages_module
 from textvae.search.embed import embed_corpus
 from textvae.search.index import Index
 from textvae.search.moments import Moments
-from textvae.search.passages import SECTION
 from textvae.search.query import embed_query
 from textvae.search.rows import unit_texts
 from textvae.search.storage import IndexDescription
@@ -161,13 +158,11 @@ def test_both_counts_deviations_of_latents_and_words_alike(model: HierarchicalTe
     assert np.abs(scores["both"]).max() > 0.1
 
 
-@pytest.mark.parametrize("section", [2, SECTION])
 @pytest.mark.parametrize("level", DOCUMENT)
 def test_by_encoder_is_the_mean_of_two_cosines_and_the_best_passage_is_shown(
-    model: HierarchicalTextVAE, index: Path, level: str, section: int, monkeypatch: pytest.MonkeyPatch
+    model: HierarchicalTextVAE, index: Path, level: str
 ) -> None:
-    """Sentence by sentence, from the encoder's states of the texts themselves; of a long unit, its best section's."""
-    monkeypatch.setattr(passages_module, "SECTION", section)
+    """Sentence by sentence, from the encoder's states of the texts themselves."""
     query, opened = "The boat moved in the wind.", Index(index)
     batch = model.batch([documents_of(model, TEXTS).read(row) for row in range(len(TEXTS))])
     depth, lowest = batch.level_number(level), len(batch.levels) - 1
@@ -179,13 +174,8 @@ def test_by_encoder_is_the_mean_of_two_cosines_and_the_best_passage_is_shown(
     for unit in range(len(batch.levels[depth])):
         within = (batch.ancestor(lowest, depth) == unit).nonzero()[:, 0].tolist()
         cosines = torch.cosine_similarity(states[within], asked[None])
-        of_sections = []
-        number = -(-len(within) // section)
-        for first, after in pairwise(place * len(within) // number for place in range(number + 1)):
-            assert 1 <= after - first <= section
-            mean = torch.cosine_similarity(states[within][first:after].mean(0), asked, dim=0)
-            of_sections.append(((cosines[first:after].max() + mean) / 2).item())
-        expected.append(max(of_sections))
+        mean = torch.cosine_similarity(states[within].mean(0), asked, dim=0)
+        expected.append(((cosines.max() + mean) / 2).item())
         passages.append((int(cosines.argmax()) + 1, sentences[within[int(cosines.argmax())]]))
     np.testing.assert_allclose(opened.scores(model, query, level, "encoder"), expected, atol=2e-3)
     best = opened.search(model, query, level, k=1, by="encoder")[0]
