@@ -21,6 +21,8 @@ data/quickstart/%: PREPARE := --decoder HuggingFaceTB/SmolLM2-135M-Instruct
 data/quickstart-small/%: PREPARE := --vocabulary-size 4096
 quickstart: SAMPLE := --limit 120
 quickstart: FEW := --limit 40 --reconstruct 5
+# What keeps to its theme best, of what was measured (EXPERIMENTS.md).
+quickstart: DRAW := --topic-weight 2 --no-repeat-ngram 3 --best-of 4
 
 quickstart quickstart-small: %: data/%/textvae_data.json
 	rm -rf runs/$@ runs/$@-topics runs/$@-lm runs/$@-lm-continued
@@ -42,9 +44,9 @@ quickstart quickstart-small: %: data/%/textvae_data.json
 	@$(BIN)/textvae embed data/$@ --model runs/$@ --out runs/$@/index
 	@$(BIN)/textvae search runs/$@/index "Read rows from a comma separated file" -k 5
 	@echo "two documents with the theme of examples/tables.txt:"
-	@$(BIN)/textvae generate --model runs/$@ --theme-from examples/tables.txt --num 2 --units paragraph=2 sentence=2
+	@$(BIN)/textvae generate --model runs/$@ --theme-from examples/tables.txt --num 2 --units paragraph=2 sentence=2 $(DRAW)
 	@echo "and one with that of examples/threads.txt:"
-	@$(BIN)/textvae generate --model runs/$@ --theme-from examples/threads.txt --units paragraph=2 sentence=2
+	@$(BIN)/textvae generate --model runs/$@ --theme-from examples/threads.txt --units paragraph=2 sentence=2 $(DRAW)
 
 data/quickstart/textvae_data.json data/quickstart-small/textvae_data.json: | $(INSTALLED)
 	@echo "== 1/6  the documentation inside this Python environment, as a corpus"
