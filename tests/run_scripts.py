@@ -31,7 +31,7 @@ SECONDS = 240
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["preloaded"])
 # It is started when it is first needed, with this environment, and on some versions of Python without our sys.path.
-os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
 
 
 def run_script(script: str, *arguments: str) -> int:
