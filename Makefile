@@ -22,7 +22,7 @@ data/quickstart-small/%: PREPARE := --vocabulary-size 4096
 quickstart: SAMPLE := --limit 120
 quickstart: FEW := --limit 40 --reconstruct 5
 # What keeps to its theme best, of what was measured (EXPERIMENTS.md).
-quickstart: DRAW := --topic-weight 2 --no-repeat-ngram 3 --best-of 4
+quickstart: DRAW := --temperature 0.8 --topic-weight 2 --no-repeat-ngram 3 --best-of 4
 
 quickstart quickstart-small: %: data/%/textvae_data.json
 	rm -rf runs/$@ runs/$@-topics runs/$@-lm runs/$@-lm-continued
