@@ -66,7 +66,7 @@ def watched(command: Sequence[str]) -> Watched:
         parent = psutil.Process(running.pid)
         while running.poll() is None:
             with suppress(psutil.Error):
-                found = [_memory(each.pid) for each in (parent, *parent.children(recursive=True))]
+                found = [_memory(each) for each in (parent, *parent.children(recursive=True))]
                 peak, own = max(peak, sum(all_ for all_, _ in found)), max(own, sum(own for _, own in found))
             time.sleep(0.1)
     if running.returncode:
@@ -74,15 +74,13 @@ def watched(command: Sequence[str]) -> Watched:
     return Watched(time.monotonic() - began, _processor_seconds() - before, peak, own)
 
 
-def _memory(process: int) -> tuple[int, int]:
+def _memory(process: psutil.Process) -> tuple[int, int]:
     """Bytes resident, and those of them that are anonymous; none of a process that has ended."""
     try:
-        lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
-    except OSError:
+        used = process.memory_info()
+    except psutil.NoSuchProcess:
         return 0, 0
-    kibibytes = {name: value for name, _, value in (line.partition(":") for line in lines) if name.startswith("Rss")}
-    sizes = {name: int(value.split()[0]) * 1024 for name, value in kibibytes.items()}
-    return sum(sizes.values()), sizes.get("RssAnon", 0)
+    return used.rss, used.rss - used.shared
 
 
 def _processor_seconds() -> float:

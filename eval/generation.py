@@ -33,7 +33,7 @@ from textvae.evaluation.generation.agreement import (
     tfidf_agreement,
 )
 from textvae.evaluation.generation.judge import Judge
-from textvae.evaluation.generation.themes import choose_themes, write_under_themes
+from textvae.evaluation.generation.themes import choose_themes, prior_themes, write_under_themes
 from textvae.evaluation.generation.variance import variance_shares
 from textvae.evaluation.generation.wording import copied, distinct, self_bleu, structure
 from textvae.text_vae import GeneratedDocument, HierarchicalTextVAE
@@ -46,6 +46,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = evaluation_parser(__doc__)
     parser.add_argument(
         "--themes", type=int, default=50, metavar="N", help="documents that lend their themes (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--prior-themes", type=int, default=0, metavar="N", help="also write of N themes that are drawn, not read"
     )
     parser.add_argument("--num", type=int, default=1, help="documents to write of each theme (default: %(default)s)")
     parser.add_argument(
@@ -63,6 +66,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> None:
     options = sampling(arguments)
+    if arguments.prior_themes < 0 or arguments.prior_themes == 1:
+        raise ValueError(f"--prior-themes is {arguments.prior_themes}; it must be 2 or more, or 0 for none")
     process, model, documents = open_evaluation(arguments)
     _ = model.theme_level  # which a model without one refuses
     chosen = choose_themes(documents, arguments.themes)
@@ -77,6 +82,8 @@ def run(arguments: argparse.Namespace) -> None:
     began = time.perf_counter()
     groups = write_under_themes(model, themes.theme, arguments.num, arguments.seed, options, process)
     seconds = time.perf_counter() - began
+    drawn = prior_themes(model, arguments.prior_themes, arguments.seed)
+    under_prior = write_under_themes(model, drawn, 1, arguments.seed, options, process)
     if not process.is_main_process:
         return
     of = np.repeat(np.arange(len(real)), arguments.num)
@@ -98,6 +105,7 @@ def run(arguments: argparse.Namespace) -> None:
             "chance": 1 / len(real),
             **_agreements(again, texts["written"], themes, texts["real"], of),
             "real_sections": _of_real_sections(others, themes, texts["real"]),
+            "prior": _of_prior(model, under_prior, drawn),
         },
         "plan": {
             name: asdict(found)
@@ -146,6 +154,17 @@ def _of_real_sections(
         return None
     embedded, of_others, of = others
     return {"documents": len(of), **_agreements(embedded, of_others, themes, texts, of)}
+
+
+def _of_prior(
+    model: HierarchicalTextVAE, groups: Sequence[Sequence[GeneratedDocument]], drawn: np.ndarray
+) -> dict[str, Any] | None:
+    """Of documents written under themes [T, Z] that no text lent; None where there are none."""
+    if not len(drawn):
+        return None
+    again = embed(model, [model.reread(document) for document in chain.from_iterable(groups)])
+    own = np.arange(len(drawn))
+    return {"documents": len(drawn), "chance": 1 / len(drawn), "agreement": agreement(again.theme, drawn, own)}
 
 
 def _agreements(
@@ -210,6 +229,9 @@ def table(result: dict[str, Any]) -> Iterator[str]:
     ):
         other = f"{beside[key]:.0%}" if beside else "-"
         yield f"{f'nearest theme is its own, {said}':34}{theme[key]:>10.0%}{other:>10}"
+    if theme["prior"]:
+        prior = theme["prior"]
+        yield f"{f'the same of themes drawn, {OWN}':34}{prior['agreement']:>10.0%}  of {prior['documents']}"
     yield f"{'paragraph to theme, cosine':34}{drifted['written']:>10.2f}{drifted['real']:>10.2f}"
     for name, found in result["plan"].items():
         yield f"{f'nearest {name} plan is its own':34}{found['agreement']:>10.0%}  of {found['units']}"

@@ -13,8 +13,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -115,6 +116,18 @@ def forked(num_processes: int, *commands: Sequence[str], **variables: str) -> st
         printed = "".join(output.read_text(encoding="utf-8") for output in outputs)
     assert statuses == [0] * num_processes, printed[-3000:]
     return printed
+
+
+def in_a_process(do: Callable[..., None], *arguments: Any) -> int:
+    """Exit status of `do` in a process forked where no thread runs whose locks it would wait for; negative for the
+    signal that killed it."""
+    process = SERVER.Process(target=do, args=arguments)
+    process.start()
+    process.join(SECONDS)
+    if process.exitcode is None:
+        process.kill()
+        raise AssertionError("the process does not end")
+    return process.exitcode
 
 
 def _run_rank(environment: Mapping[str, str], output: str, commands: Sequence[Sequence[str]]) -> None:

@@ -46,8 +46,9 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     aside.mkdir(parents=True)
     try:
         yield aside
-        for path in aside.iterdir():
-            sync(path)
+        for path in aside.rglob("*"):
+            if path.is_file():
+                sync(path)
         try:
             os.rename(aside, folder)
         except OSError as error:

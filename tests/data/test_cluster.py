@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from preparing import contents, write_corpus
-from run_scripts import ROOT
 
 from textvae.data.prepare.cluster import RayWorkers
 from textvae.data.prepare.pipeline import PrepareOptions, prepare
@@ -57,7 +56,7 @@ def test_a_cluster_writes_what_one_process_writes_though_a_worker_is_killed(
     refused = replace(one, source=str(bad), out=str(tmp_path / "refused"))
     (tmp_path / "cluster").mkdir()
     many = replace(one, out=str(tmp_path / "cluster" / "many"))
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(HERE), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(HERE), os.environ["PYTHONPATH"]])
     environment = os.environ | {"PYTHONPATH": paths, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", MACHINES, json.dumps([asdict(refused), asdict(many)])]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)

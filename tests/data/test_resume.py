@@ -19,7 +19,7 @@ from preparing import (
     small_parts,
     write_corpus,
 )
-from run_scripts import SERVER
+from run_scripts import in_a_process
 
 from textvae.data.dataset import load_prepared
 from textvae.data.prepare import pipeline, vocabulary
@@ -32,15 +32,6 @@ from textvae.lock import locked
 def several_parts() -> Iterator[None]:
     with small_parts():
         yield
-
-
-def in_a_process(do: Callable[..., None], *arguments: Any) -> int:
-    """Its exit status, negative for the signal that killed it."""
-    process = SERVER.Process(target=do, args=arguments)
-    process.start()
-    process.join(120)
-    assert process.exitcode is not None
-    return process.exitcode
 
 
 @pytest.fixture

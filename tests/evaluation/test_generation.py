@@ -27,7 +27,7 @@ from textvae.evaluation.generation.agreement import (
     tfidf_agreement,
 )
 from textvae.evaluation.generation.judge import Judge
-from textvae.evaluation.generation.themes import choose_themes
+from textvae.evaluation.generation.themes import choose_themes, prior_themes
 from textvae.evaluation.generation.variance import variance_shares
 from textvae.evaluation.generation.wording import copied, distinct, self_bleu
 
@@ -179,16 +179,29 @@ def test_themes_are_of_different_sources(prepared: Path) -> None:
         choose_themes(documents.select([0, 1]), 10)
 
 
+def test_drawn_themes_are_of_the_prior(make_model: MakeRun) -> None:
+    model = make_model(*DOCUMENT)
+    size = model.hierarchy.stack["document"].latent_size
+    drawn = prior_themes(model, 4000, seed=0)
+    assert drawn.shape == (4000, size)
+    np.testing.assert_allclose(np.cov(drawn.T), np.eye(size), atol=0.1)
+    np.testing.assert_allclose(drawn.mean(0), 0, atol=0.1)
+    assert not np.isin(prior_themes(model, 4, seed=1), drawn).any()
+
+
 def test_the_file_holds_what_was_written_and_what_real_text_gives(
     run: str, prepared: Path, decoder_folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, documents = tmp_path / "generation.json", tmp_path / "new" / "documents.jsonl"
     more = ("--num", "2", "--copied-from", "train", "--documents", str(documents), "--limit", "3")
+    more += ("--prior-themes", "4")
     assert run_script(*command(run, prepared, out, *more)) == 0
     found = json.loads(out.read_text(encoding="utf-8"))
     written = [json.loads(line) for line in documents.read_text(encoding="utf-8").splitlines()]
     assert (found["documents"], found["themes"], len(written)) == (6, 3, 6)
     assert found["theme"]["chance"] == pytest.approx(1 / 3)
+    assert (found["theme"]["prior"]["documents"], found["theme"]["prior"]["chance"]) == (4, 0.25)
+    assert found["theme"]["prior"]["agreement"] in (0, 0.25, 0.5, 0.75, 1)
     assert set(found["plan"]) == {"paragraph", "sentence"}
     assert sum(found["variance"]["real"].values()) == pytest.approx(1)
     assert found["copied"]["real"] == 1, "the real documents are the training text"
@@ -206,6 +219,13 @@ def test_several_processes_write_what_one_writes(run: str, prepared: Path, tmp_p
         [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()] for path in (one, two)
     ]
     assert texts[0] == texts[1]
+
+
+def test_one_theme_of_the_prior_is_refused(
+    run: str, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script, *arguments = command(run, prepared, tmp_path / "out.json", "--prior-themes", "1")
+    assert "--prior-themes is 1" in refusal(capsys, tmp_path / "out.json", script, *arguments)
 
 
 def test_a_model_without_themes_is_refused(

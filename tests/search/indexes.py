@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow
 import torch
 from kill_and_resume import changes
-from run_scripts import SECONDS, SERVER
+from run_scripts import in_a_process
 
 from textvae.data.dataset import Documents
 from textvae.data.document import EncodedDocument, SourceDocument
@@ -95,13 +95,7 @@ def killed_everywhere(
     for number in count(1):
         out, told = folder / "trials" / str(number), folder / f"change-{number}"
         begin(model, run, out)
-        # Forked where no thread runs whose locks it would wait for.
-        process = SERVER.Process(target=killed, args=(run, out, job, number, told))
-        process.start()
-        process.join(SECONDS)
-        process.kill()
-        process.join()
-        if process.exitcode == 0:
+        if in_a_process(killed, run, out, job, number, told) == 0:
             return
         job(model, run, out)
         beside = [path.name for path in out.parent.iterdir() if path.name.startswith(f"{number}.")]

@@ -27,11 +27,8 @@ from textvae.search.embed import embed_corpus
 from textvae.search.embedder import TextEmbedder
 from textvae.search.export import load_exported
 from textvae.search.index import By, Index
-from textvae.search.query import one_sentence
 from textvae.text_vae import HierarchicalTextVAE
 
-BATCH = 32
-"""Texts that are encoded at a time."""
 HELD = 8192
 """Documents that are held while they are embedded."""
 
@@ -60,16 +57,8 @@ class LatentEncoder:
         """[N, Z] of the texts in batches that have a `text`. Queries are read as one sentence each, as `textvae search`
         reads them. Raises ValueError for an empty text."""
         texts = [text for batch in inputs for text in batch["text"]]
-        sources: list[str | SourceDocument] = list(texts)
-        if getattr(prompt_type, "value", prompt_type) == "query":
-            sources = [one_sentence(text, self.embedder.model.config.hierarchy) for text in texts]
-        found: dict[int, Tensor] = {}
-        order = sorted(range(len(texts)), key=lambda number: -len(texts[number]))
-        for first in range(0, len(order), BATCH):
-            numbers = order[first : first + BATCH]
-            documents = self.embedder.model.process([sources[number] for number in numbers])
-            found.update(zip(numbers, self.embedder.units(documents), strict=True))
-        return torch.cat([found[number] for number in range(len(texts))]).numpy()
+        as_queries = getattr(prompt_type, "value", prompt_type) == "query"
+        return torch.cat(self.embedder.read(texts, show_progress_bar=False, as_queries=as_queries)).numpy()
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Tensor:
         """Cosines [N, M] of [N, Z] and [M, Z]."""

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from ir_measures import RR, R, nDCG
 from sklearn.decomposition import PCA
+from sklearn.metrics.pairwise import cosine_similarity
 
 from textvae.data.dataset import Documents
 from textvae.data.document import EncodedDocument
@@ -122,10 +123,14 @@ def rank(
             rows = index.rows(level)
             found = {q: _best(index.scores(model, text, level, by), rows) for q, text in queries.items()}
             yield name, model.hierarchy.stack[level].latent_size if by == "latents" else None, found
-    yield "encoder_mean", means.shape[1], dict(zip(queries, _cosines(asked, means), strict=True))
+    yield "encoder_mean", means.shape[1], dict(zip(queries, cosine_similarity(asked, means), strict=True))
     dims = min(model.hierarchy.stack[index.levels[0]].latent_size, *means.shape)
     pca = PCA(dims, random_state=0).fit(means)
-    yield "encoder_pca", dims, dict(zip(queries, _cosines(pca.transform(asked), pca.transform(means)), strict=True))
+    yield (
+        "encoder_pca",
+        dims,
+        dict(zip(queries, cosine_similarity(pca.transform(asked), pca.transform(means)), strict=True)),
+    )
     texts = [with_title(document.title, document.text()) for document in map(held.read, range(len(held)))]
     lexical = Lexical.of(texts, model.processor.language)
     yield "bm25", None, {query: lexical.scores(text) for query, text in queries.items()}
@@ -136,11 +141,6 @@ def _best(scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
     best = np.full(rows.max() + 1, -np.inf)
     np.maximum.at(best, rows, scores)
     return best
-
-
-def _cosines(queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
-    lengths = np.linalg.norm(queries, axis=1)[:, None] * np.linalg.norm(documents, axis=1)
-    return queries @ documents.T / np.maximum(lengths, 1e-12)
 
 
 def score(

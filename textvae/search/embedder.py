@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from textvae.data.document import EncodedDocument
 from textvae.search.moments import Moments
+from textvae.search.query import one_sentence
 from textvae.search.storage import LevelDescription
 from textvae.text_vae import HierarchicalTextVAE
 
@@ -55,7 +56,7 @@ class TextEmbedder:
     ) -> TextEmbedder:
         """One that standardises by `texts`."""
         plain = cls(model, level)
-        rows = np.concatenate([units.numpy() for units in plain._units(list(texts), batch_size, None)])
+        rows = np.concatenate([units.numpy() for units in plain.read(list(texts), batch_size)])
         moments = Moments.of(rows)
         described = LevelDescription(len(rows), moments.mean.tolist(), moments.std.tolist())
         return cls(model, level, described)
@@ -88,7 +89,7 @@ class TextEmbedder:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be 1 or more")
         texts = [sentences] if isinstance(sentences, str) else list(sentences)
-        units = self._units(texts, batch_size, show_progress_bar)
+        units = self.read(texts, batch_size, show_progress_bar)
         if normalize_embeddings:
             units = [F.normalize(rows, dim=-1) for rows in units]
         if self.level != self.model.config.hierarchy[0]:
@@ -100,6 +101,13 @@ class TextEmbedder:
         if convert_to_tensor:
             return rows
         return rows.numpy() if convert_to_numpy or isinstance(sentences, str) else list(rows)
+
+    def process(self, texts: Sequence[str], as_queries: bool = False) -> list[EncodedDocument]:
+        """Segmented and tokenised; queries as one sentence each, as `textvae search` reads them. Raises ValueError for
+        an empty text."""
+        if not as_queries:
+            return self.model.process(texts)
+        return self.model.process([one_sentence(text, self.model.config.hierarchy) for text in texts])
 
     def units(self, documents: Sequence[EncodedDocument]) -> list[Tensor]:
         """[U, Z] of every document, all read together, on the CPU."""
@@ -114,7 +122,14 @@ class TextEmbedder:
         left, right = (F.normalize(torch.as_tensor(np.asarray(rows)), dim=-1) for rows in (ours, theirs))
         return left @ right.T
 
-    def _units(self, texts: Sequence[str], batch_size: int, show_progress_bar: bool | None) -> list[Tensor]:
+    def read(
+        self,
+        texts: Sequence[str],
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        *,
+        as_queries: bool = False,
+    ) -> list[Tensor]:
         """[U, Z] of every text. Similar lengths are read together."""
         found: dict[int, Tensor] = {}
         order = sorted(range(len(texts)), key=lambda number: -len(texts[number]))
@@ -122,7 +137,7 @@ class TextEmbedder:
         with tqdm(total=len(texts), desc="embeddings", unit="text", leave=False, disable=hidden) as bar:
             for first in range(0, len(texts), batch_size):
                 numbers = order[first : first + batch_size]
-                documents = self.model.process([texts[number] for number in numbers])
+                documents = self.process([texts[number] for number in numbers], as_queries)
                 found.update(zip(numbers, self.units(documents), strict=True))
                 bar.update(len(numbers))
         return [found[number] for number in range(len(texts))]

@@ -17,10 +17,8 @@ from sentence_transformers.util import load_dir_path
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from textvae.data.document import SourceDocument
 from textvae.search.embedder import TextEmbedder
 from textvae.search.export import load_exported, save_encoder
-from textvae.search.query import one_sentence
 
 
 class LatentModule(InputModule):
@@ -47,11 +45,7 @@ class LatentModule(InputModule):
             if not isinstance(given, str):
                 raise ValueError(f"a text is needed, not {type(given).__name__}")
         texts = [(prompt or "") + text for text in inputs]
-        hierarchy = self.model.config.hierarchy
-        sources: list[str | SourceDocument] = list(texts)
-        if task == "query":
-            sources = [one_sentence(text, hierarchy) for text in texts]
-        return {"documents": self.model.process(sources)}
+        return {"documents": self.embedder.process(texts, as_queries=task == "query")}
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         units = [rows.to(self.model.device) for rows in self.embedder.units(features["documents"])]

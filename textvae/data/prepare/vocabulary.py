@@ -5,15 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from textvae.atomic import partial
+from textvae.atomic import whole_folder
 from textvae.damage import checksums
 from textvae.data.prepare.division import division_of
 from textvae.data.prepare.options import PrepareOptions
@@ -45,10 +43,8 @@ def make_processor(options: PrepareOptions, parts: Sequence[RawPart], places: Pl
         decoder = _decoder_tokenizer(options, parts, places)
         limit, language = options.max_sentence_tokens, options.language
         made = DocumentProcessor(options.hierarchy, encoder, decoder, limit, language)
-        aside = partial(places.processor)
-        shutil.rmtree(aside, ignore_errors=True)
-        made.save_pretrained(aside)
-        os.replace(aside, places.processor)
+        with whole_folder(places.processor) as folder:
+            made.save_pretrained(folder)
     files = (path for path in places.processor.rglob("*") if path.is_file())
     return hashlib.sha256(json.dumps(checksums(places.processor, files)).encode()).hexdigest()
 

@@ -13,6 +13,7 @@ from accelerate import PartialState
 
 from textvae.data.dataset import Documents
 from textvae.data.loader import gather_in_order
+from textvae.data.plan import spread
 from textvae.text_vae import GeneratedDocument, HierarchicalTextVAE
 from textvae.writing.operations import theme
 from textvae.writing.options import SamplingOptions
@@ -28,8 +29,13 @@ def choose_themes(documents: Documents, count: int) -> Documents:
             f"a theme is told from others, so there must be two: --themes is {count}, and the data have {len(rows)} "
             "source documents"
         )
-    chosen = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
-    return documents.select([rows[place] for place in chosen])
+    return documents.select([rows[place] for place in spread(count, len(rows))])
+
+
+def prior_themes(model: HierarchicalTextVAE, count: int, seed: int) -> np.ndarray:
+    """[T, Z] themes drawn from the prior, which is N(0, I) at the top."""
+    level = model.hierarchy.stack[model.theme_level]
+    return np.random.default_rng(seed).standard_normal((count, level.latent_size), dtype=np.float32)
 
 
 def write_under_themes(
