@@ -3,7 +3,8 @@
     textvae embed data/quickstart --model runs/quickstart --out index/
     python experiments/questions.py index/
 
-`questions.jsonl` was written before the index was asked any of them, and nothing is tuned on it.
+Each list of `questions.jsonl`, named by its day, was written before the index was asked any of it, and nothing is tuned
+on them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 from textvae.runs import load_run
@@ -37,17 +40,18 @@ def main() -> None:
     arguments = parser.parse_args()
     index = Index(arguments.index)
     model = load_run(index.find_model(arguments.model), "cpu")
-    found = dict.fromkeys(BY, 0)
-    print(f"{'rank of the module, of 100':60}" + "".join(f"{name:>9}" for name in found))
-    for line in QUESTIONS.read_text(encoding="utf-8").splitlines():
-        question = json.loads(line)
-        ranks = {}
-        for name in found:
-            results = index.search(model, question["query"], k=100, by=name)
-            ranks[name] = rank_of(question["answers"], [result.document for result in results])
-            found[name] += ranks[name] is not None and ranks[name] <= FIRST
-        print(f"{question['query']:60}" + "".join(f"{ranks[name] or '-':>9}" for name in found), flush=True)
-    print(f"{f'among the first {FIRST}':60}" + "".join(f"{count:>9}" for count in found.values()))
+    questions = [json.loads(line) for line in QUESTIONS.read_text(encoding="utf-8").splitlines()]
+    for day, asked in groupby(questions, key=itemgetter("written")):
+        found = dict.fromkeys(BY, 0)
+        print(f"{f'written on {day}: rank of the module, of 100':72}" + "".join(f"{name:>9}" for name in found))
+        for question in asked:
+            ranks = {}
+            for name in found:
+                results = index.search(model, question["query"], k=100, by=name)
+                ranks[name] = rank_of(question["answers"], [result.document for result in results])
+                found[name] += ranks[name] is not None and ranks[name] <= FIRST
+            print(f"{question['query']:72}" + "".join(f"{ranks[name] or '-':>9}" for name in found), flush=True)
+        print(f"{f'among the first {FIRST}':72}" + "".join(f"{count:>9}" for count in found.values()))
 
 
 if __name__ == "__main__":
