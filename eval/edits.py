@@ -8,7 +8,7 @@ around it.
 import argparse
 from dataclasses import asdict
 
-from textvae.cli.evaluation import evaluation_parser, open_evaluation, run_script, write_json
+from textvae.cli.evaluation import evaluation_parser, open_evaluation, run_script, write_result
 from textvae.cli.writing_options import add_sampling, sampling
 from textvae.evaluation.generation.edits import Fit, kept_units, resampled_plans
 from textvae.evaluation.generation.judge import Judge
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
         "resampled": {"level": level, "plan": {name: asdict(plan) for name, plan in plans.items()}},
         "kept": asdict(kept) | {"judge": arguments.judge},
     }
-    write_json(arguments.out, result)
+    write_result(arguments.out, result)
     print(f"{len(real)} documents, drawn anew from level '{level}' down; chance 50%, of the nearest of all 1/units")
     for name, plan in plans.items():
         for said, found in ((f"{name} latents held", plan.held), ("  the theme alone held", plan.theme_alone)):

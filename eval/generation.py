@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from textvae.cli.evaluation import evaluation_parser, open_evaluation, run_script, write_json
+from textvae.cli.evaluation import evaluation_parser, open_evaluation, run_script, write_result
 from textvae.cli.source_options import open_source
 from textvae.cli.writing_options import SAMPLING, add_sampling, sampling
 from textvae.data.dataset import Documents
@@ -125,7 +125,7 @@ def run(arguments: argparse.Namespace) -> None:
         }
     if training is not None:
         result["copied"] = copied(texts, (training.read(row).text() for row in range(len(training))))
-    write_json(arguments.out, _without_nan(result))
+    write_result(arguments.out, _without_nan(result))
     if arguments.documents:
         _write_documents(arguments.documents, [real[number].id for number in of], written, drifted)
     print(*table(result), sep="\n")

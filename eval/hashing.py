@@ -8,7 +8,7 @@ pretrained encoder's states; beside bits, the cosine of the features themselves.
 import argparse
 from dataclasses import asdict
 
-from textvae.cli.evaluation import evaluation_parser, open_evaluation, run_script, write_json
+from textvae.cli.evaluation import evaluation_parser, open_evaluation, run_script, write_result
 from textvae.cli.source_options import open_source
 from textvae.evaluation.hashing import NEAREST, hashing
 from textvae.evaluation.probing.examples import collect
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
     if not process.is_main_process:
         return
     report = hashing(database, queries, arguments.bits, arguments.seed)
-    write_json(arguments.out, {"label": arguments.label, "seed": arguments.seed, **asdict(report)})
+    write_result(arguments.out, {"label": arguments.label, "seed": arguments.seed, **asdict(report)})
     print(f"{report.queries} queries, {report.documents} documents of {report.classes} labels")
     print(f"{'precision at ' + str(NEAREST):<28}{report.chance:6.3f}  by chance")
     for name, score in report.systems.items():

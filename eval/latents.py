@@ -9,7 +9,7 @@ from typing import Any
 
 from sacrebleu.metrics import BLEU
 
-from textvae.cli.evaluation import evaluation_parser, open_evaluation, run_script, sections, write_json
+from textvae.cli.evaluation import evaluation_parser, open_evaluation, run_script, sections, write_result
 from textvae.evaluation.diagnostics import (
     LevelDiagnostics,
     Reconstruction,
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
     result = report.to_json()
     if reconstructions:
         result["reconstruction"] = scores(reconstructions)
-    write_json(arguments.out, result)
+    write_result(arguments.out, result)
     print(*table(report.levels), sep="\n")
     if report.sources != report.documents:
         print(f"{sections(result)}: intervals are clustered by document")

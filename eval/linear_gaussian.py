@@ -11,7 +11,7 @@ from dataclasses import asdict
 
 import torch
 
-from textvae.cli.evaluation import run_script, script_parser, write_json
+from textvae.cli.evaluation import run_script, script_parser, write_result
 from textvae.evaluation.likelihood.gaps import ESTIMATORS, SAMPLES, measure_gaps
 from textvae.evaluation.likelihood.linear_gaussian import LinearGaussianHierarchy
 
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
             for name in ESTIMATORS:
                 cells = [f"{gap.gap:.2f} ± {gap.standard_error:.2f}" for gap in gaps if gap.estimator == name]
                 print(f"| {coupling} | {sentences} | {name} | " + " | ".join(cells) + " |", flush=True)
-    write_json(arguments.out, {"dims": arguments.dims, "rows": rows})
+    write_result(arguments.out, {"dims": arguments.dims, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Under `accelerate launch`, the documents are shared out over the processes; the 
 import argparse
 
 from textvae.cli.common import logger
-from textvae.cli.evaluation import evaluation_parser, open_evaluation, run_script, sections, write_json
+from textvae.cli.evaluation import evaluation_parser, open_evaluation, run_script, sections, write_result
 from textvae.evaluation.likelihood.perplexity import perplexity_report, score_documents
 
 SAMPLES = 16
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> None:
     scores = score_documents(model, documents, *choice, batch_tokens=arguments.batch_tokens, process=process)
     if process.is_main_process:
         result = perplexity_report(scores, *choice)
-        write_json(arguments.out, result)
+        write_result(arguments.out, result)
         print(
             f"{sections(result)}: perplexity {result['perplexity_per_token']:.2f} per token, "
             f"{result['perplexity_per_word']:.2f} per word, {result['bits_per_byte']:.3f} bits per byte"

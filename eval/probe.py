@@ -8,7 +8,7 @@ shared out over the processes.
 import argparse
 from dataclasses import asdict
 
-from textvae.cli.evaluation import evaluation_parser, open_evaluation, run_script, write_json
+from textvae.cli.evaluation import evaluation_parser, open_evaluation, run_script, write_result
 from textvae.evaluation.probing.classify import probe
 from textvae.evaluation.probing.examples import TASKS, collect
 
@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
         return
     named = f"field '{arguments.label}'" if arguments.task == "label" else f"task '{arguments.task}'"
     report = probe(examples, named, arguments.seed, shots)
-    write_json(arguments.out, {"task": arguments.task, "label": arguments.label, **asdict(report)})
+    write_result(arguments.out, {"task": arguments.task, "label": arguments.label, **asdict(report)})
     for name, score in (report.levels | report.baselines).items():
         few = report.few_shot.get(name, {})
         said = "".join(f"  {count}-shot {of.accuracy:.3f}" for count, of in few.items())

@@ -7,7 +7,7 @@ Titles are read by BM25 alone, there too where it is part of a hybrid. The corpu
 import argparse
 
 from textvae.cli.common import add_model, load_model
-from textvae.cli.evaluation import evaluation_process, run_script, script_parser, write_json
+from textvae.cli.evaluation import evaluation_process, run_script, script_parser, write_result
 from textvae.cli.source_options import add_source_options, open_source
 from textvae.evaluation.retrieval import MEASURES, rank, read_judged, score
 
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
     result = {
         name: {**found.values, "dims": found.dims, "intervals": found.intervals} for name, found in systems.items()
     }
-    write_json(
+    write_result(
         arguments.out,
         {"queries": len(judged.queries), "documents": len(documents), "seed": arguments.seed, "systems": result},
     )

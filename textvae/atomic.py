@@ -7,6 +7,7 @@ writer and is nobody's.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 PARTIAL = ".partial"
 _NO_ROOM = {
@@ -34,6 +36,11 @@ def write_text(path: Path, text: str) -> None:
     aside.write_text(text, encoding="utf-8")
     sync(aside)
     os.replace(aside, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace the file `path` by the value as JSON, for people to read, too."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 @contextmanager

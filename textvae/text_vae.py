@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from textvae.atomic import write_text
+from textvae.atomic import write_json
 from textvae.damage import CHECKSUMS_FILE, checksums, read_json_object, reading, verify
 from textvae.data.batch import DocumentBatch
 from textvae.data.collate import collate
@@ -144,7 +143,7 @@ class HierarchicalTextVAE(DocumentVAE):
         weights = without_frozen(self, self.state_dict() if given is None else given)
         super().save_pretrained(save_directory, *args, **{**kwargs, "state_dict": weights})
         self.processor.save_pretrained(save_directory)
-        write_text(Path(save_directory) / CHECKSUMS_FILE, json.dumps(_described(Path(save_directory)), indent=2) + "\n")
+        write_json(Path(save_directory) / CHECKSUMS_FILE, _described(Path(save_directory)))
         if wants_push:
             self.push_to_hub(**({"repo_id": Path(save_directory).name} | of_push))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import atexit
-import json
 import logging
 import sys
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
 from textvae import __version__
+from textvae.atomic import write_json
 from textvae.cli.common import add_model, add_verbosity, exit_status, load_model, logger
 from textvae.cli.source_options import SOURCES, add_source_options, open_source
 from textvae.data.dataset import Documents
@@ -79,9 +79,9 @@ def sections(result: dict[str, Any]) -> str:
     return f"{documents} documents" if documents == sources else f"{documents} sections of {sources} documents"
 
 
-def write_json(path: str, result: dict[str, Any]) -> None:
+def write_result(path: str, result: dict[str, Any]) -> None:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_json(Path(path), result)
 
 
 def run_script(

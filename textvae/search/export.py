@@ -12,7 +12,6 @@ Shapes: Z latent size.
 from __future__ import annotations
 
 import copy
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from textvae.atomic import write_json
 from textvae.config import to_dict
 from textvae.damage import CHECKSUMS_FILE, checksums, read_json_object, reading, verify
 from textvae.data.text.processor import DECODER_FOLDER, ENCODER_FOLDER, PROCESSOR_FILE, DocumentProcessor
@@ -69,10 +69,10 @@ def export_encoder(embedder: TextEmbedder, folder: str | Path) -> None:
     if not single:  # scored by inner products
         modules.append({"idx": 1, "name": "1", "path": "1_Normalize", "type": NORMALIZE})
         (folder / "1_Normalize").mkdir(exist_ok=True)
-        _write(folder / "1_Normalize" / "config.json", {"module_input_name": "token_embeddings"})
-    _write(folder / "modules.json", modules)
+        write_json(folder / "1_Normalize" / "config.json", {"module_input_name": "token_embeddings"})
+    write_json(folder / "modules.json", modules)
     similarity = "cosine" if single else "maxsim"
-    _write(folder / "config_sentence_transformers.json", {"model_type": kind, "similarity_fn_name": similarity})
+    write_json(folder / "config_sentence_transformers.json", {"model_type": kind, "similarity_fn_name": similarity})
     shape = "[2, Z]" if single else f"a list: [{embedder.level}s, Z] of each"
     card = README.format(level=embedder.level, dims=embedder.size, kind=kind, shape=shape)
     (folder / "README.md").write_text(card, encoding="utf-8")
@@ -92,9 +92,9 @@ def save_encoder(embedder: TextEmbedder, folder: Path) -> None:
     weights = {name: value.cpu().clone() for name, value in model.state_dict().items() if name.startswith(ENCODING)}
     save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     model.processor.save_pretrained(folder)
-    _write(folder / EMBEDDING_FILE, asdict(Embedding(embedder.level, embedder.corpus)))
+    write_json(folder / EMBEDDING_FILE, asdict(Embedding(embedder.level, embedder.corpus)))
     own = ("config.json", WEIGHTS_FILE, EMBEDDING_FILE, PROCESSOR_FILE, f"{ENCODER_FOLDER}/*", f"{DECODER_FOLDER}/*")
-    _write(folder / CHECKSUMS_FILE, checksums(folder, (path for name in own for path in folder.glob(name))))
+    write_json(folder / CHECKSUMS_FILE, checksums(folder, (path for name in own for path in folder.glob(name))))
 
 
 def load_exported(folder: str | Path) -> TextEmbedder:
@@ -129,7 +129,3 @@ def _without_decoder(config: TextVAEConfig, processor: DocumentProcessor) -> Hie
     for name in ("backbone", "structure", "conditioner", "prefix"):
         setattr(model.decoder, name, None)
     return model
-
-
-def _write(path: Path, values: object) -> None:
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import NonNegativeInt, PositiveInt
 
-from textvae.atomic import write_text
+from textvae.atomic import write_json
 from textvae.data.document import EncodedDocument
 from textvae.data.fingerprint import DataFingerprint
 from textvae.search.storage import ShardDescription, parse, read_json, shard_name
@@ -51,7 +51,7 @@ class Embedding:
         return parse(cls, read_json(path), path) if path.is_file() else None
 
     def write(self, folder: Path) -> None:
-        write_text(folder / EMBEDDING_FILE, json.dumps(asdict(self), indent=2) + "\n")
+        write_json(folder / EMBEDDING_FILE, asdict(self))
 
     def changed(self, begun: Embedding) -> list[str]:
         """What differs from one that was begun, in a user's words."""

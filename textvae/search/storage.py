@@ -24,7 +24,7 @@ from typing import Annotated, Any, TypeVar, cast
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 
-from textvae.atomic import write_text
+from textvae.atomic import write_json
 from textvae.damage import verify
 from textvae.search.moments import Moments
 from textvae.search.origin import ModelOrigin
@@ -110,7 +110,7 @@ class ShardDescription:
         return parse(cls, read_json(shard / SHARD_FILE), shard / SHARD_FILE)
 
     def write(self, shard: Path) -> None:
-        write_text(shard / SHARD_FILE, json.dumps(asdict(self), indent=2) + "\n")
+        write_json(shard / SHARD_FILE, asdict(self))
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class IndexDescription:
         return found
 
     def write(self, folder: Path) -> None:
-        write_text(folder / INDEX_FILE, json.dumps(asdict(self), indent=2) + "\n")
+        write_json(folder / INDEX_FILE, asdict(self))
 
 
 def shard_name(first_row: int) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from textvae.atomic import partial, publish, remove_partial, write_text
+from textvae.atomic import partial, publish, remove_partial, write_json, write_text
 from textvae.config import Config, to_dict
 from textvae.damage import CHECKSUMS_FILE, sha256_of
 from textvae.runs import RunFolder, changed_settings, versions
@@ -62,7 +62,7 @@ class RunOutput:
         folder.path.mkdir(parents=True, exist_ok=True)
         folder.metrics.unlink(missing_ok=True)
         shutil.rmtree(folder.path / "tensorboard", ignore_errors=True)
-        write_text(folder.versions, json.dumps(versions(), indent=2) + "\n")
+        write_json(folder.versions, versions())
         write_text(folder.config, yaml.safe_dump(to_dict(config), sort_keys=False))
 
     def log(self, record: dict[str, Any]) -> None:
@@ -96,5 +96,5 @@ class RunOutput:
             # Until they are replaced, after the checksums, those of the old weights are right, too.
             described = json.loads((aside / CHECKSUMS_FILE).read_bytes())
             described[WEIGHTS] += f" {sha256_of(replaced)}"
-            write_text(aside / CHECKSUMS_FILE, json.dumps(described, indent=2) + "\n")
+            write_json(aside / CHECKSUMS_FILE, described)
         publish(aside, self.folder.path, last=WEIGHTS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -15,7 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from textvae.atomic import needing_room, partial, whole_folder, write_text
+from textvae.atomic import needing_room, partial, whole_folder, write_json
 from textvae.damage import checksums
 from textvae.data.dataset import METADATA_FILE, WORD_COUNTS_FILE
 from textvae.data.fingerprint import EncoderFingerprint
@@ -169,7 +168,7 @@ def _write_metadata(
         "splits": {split: asdict(counts) for split, counts in summary.splits.items()},
         "files": checksums(folder, (path for path in folder.rglob("*") if path.is_file())),
     }
-    write_text(folder / METADATA_FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_json(folder / METADATA_FILE, content)
 
 
 def _versions() -> dict[str, str]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from textvae.atomic import PARTIAL, remove_partial, write_text
+from textvae.atomic import PARTIAL, remove_partial, write_json, write_text
 from textvae.damage import read_json_object
 from textvae.data.prepare.parts import RawPart, Reading, is_read
 from textvae.data.prepare.tasks import Places
@@ -30,7 +30,7 @@ def begin(places: Places, described: Mapping[str, Any], start_over: bool) -> Non
     path = places.root / _BEGUN_FILE
     if start_over or not path.is_file():
         _clear(places.root)
-        write_text(path, json.dumps(described, indent=2, ensure_ascii=False) + "\n")
+        write_json(path, described)
         return
     remedy = "leave it with --start-over"
     begun, now = read_json_object(path, remedy), json.loads(json.dumps(described))

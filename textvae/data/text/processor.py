@@ -14,6 +14,7 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from textvae.atomic import write_json
 from textvae.damage import read_json_object, reading
 from textvae.data.document import EncodedDocument, SourceDocument
 from textvae.data.text.join import join_tokens
@@ -228,7 +229,7 @@ class DocumentProcessor:
             "max_sentence_tokens": self.max_sentence_tokens,
             "language": self.language,
         }
-        (folder / PROCESSOR_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / PROCESSOR_FILE, settings)
 
     @classmethod
     def from_pretrained(
