@@ -262,7 +262,8 @@ class TrainConfig:
     max_skipped_steps: PositiveInt = 20
     """Steps in a row whose loss or gradient may be not finite: they are skipped; so many stop the run."""
     start_from: str | None = None
-    """Run or Hub name of a model of the same shape whose weights this one starts with."""
+    """Run or Hub name of a model of the same shape whose weights this one starts with; where it learned bags of words
+    and this run names a decoder (`model.decoder.name`), all but the decoder's."""
     start_components: bool | None = None
     """Whether the linear map of the top level (`encoder.linear`) starts from the principal components of the training
     text's states; None: where `start_from` lends it no weights."""

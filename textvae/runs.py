@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import yaml
 from torch import nn
+from transformers.utils import cached_file
 
 from textvae.config import Config, to_dict
 from textvae.devices import choose_device
@@ -142,6 +143,14 @@ def changed_settings(before: Mapping[str, Any], config: Config) -> list[str]:
         for key, value in values.items()
         if f"{section}.{key}" not in MAY_CHANGE and value != before.get(section, {}).get(key, default[section][key])
     ]
+
+
+def has_learned_bag(run: str) -> bool:
+    """Whether the run of a folder or Hub name learned sentences as bags of words, its decoder not run."""
+    found = cached_file(run, RunFolder(run).config.name, _raise_exceptions_for_missing_entries=False)
+    if found is None:
+        return False
+    return bool(RunFolder(Path(found).parent).stored_config().get("objective", {}).get("likelihood") == "bag_of_words")
 
 
 def load_run(

@@ -189,6 +189,28 @@ def test_a_bag_of_words_run_teaches_latents_and_lends_them(prepared: Path, setti
         train(configured(prepared, tmp_path / "other", settings(*LEVELS, logit_rank=4), **still))
 
 
+def test_a_bag_of_words_run_lends_no_decoder_to_a_run_that_names_one(
+    prepared: Path, settings: Settings, tmp_path: Path
+) -> None:
+    """Topics that were learned beside another language model, or none; a run whose decoder ran lends that, too."""
+    for name, seed in (("bag", 1), ("joint", 2)):
+        objective = {"likelihood": "bag_of_words"} if name == "bag" else {}
+        model = settings(*LEVELS, logit_rank=8)
+        train(configured(prepared, tmp_path / name, model, objective=objective, steps=2, seed=seed))
+    language_model = load_run(train(configured(prepared, tmp_path / "lm", settings(logit_rank=8), steps=3, seed=3)))
+    named = language_model.decoder.backbone.state_dict()
+    still = {"steps": 1, "learning_rate": 1e-12, "pretrained_learning_rate": 0.0}
+    for name in ("bag", "joint"):
+        model = settings(*LEVELS, logit_rank=8, name=str(tmp_path / "lm"))
+        config = configured(prepared, tmp_path / f"from-{name}", model, start_from=str(tmp_path / name), **still)
+        lent, found = load_run(tmp_path / name).state_dict(), load_run(train(config)).state_dict()
+        prefix = "decoder.backbone."
+        for key, value in found.items():
+            own = key.startswith(prefix) and name == "bag"
+            expected = named[key.removeprefix(prefix)] if own else lent[key]
+            torch.testing.assert_close(value, expected, msg=lambda text, k=key: f"{k}: {text}")
+
+
 def test_the_bag_knows_how_often_words_occur(prepared: Path, settings: Settings, tmp_path: Path) -> None:
     """Sentence ends are words to be predicted, too."""
     split = load_prepared(prepared, "train")

@@ -11,6 +11,7 @@ from textvae.data.dataset import Documents, PreparedSplit
 from textvae.data.loader import gather_in_order, walk
 from textvae.data.plan import spread
 from textvae.model.backbone import output_layer
+from textvae.runs import has_learned_bag
 from textvae.text_vae import HierarchicalTextVAE
 
 COMPONENTS_FROM = 1000
@@ -24,7 +25,8 @@ def start(model: HierarchicalTextVAE, training: PreparedSplit, config: Config, a
     """
     other, topics = config.train.start_from, model.decoder.topic_head
     if other is not None:
-        start_from(model, other)
+        # Beside a bag of words no decoder ran: the one that was named for this run is the one that is meant.
+        start_from(model, other, with_decoder=config.model.decoder.name is None or not has_learned_bag(other))
     check_features(model, training)
     if topics is not None:
         topics.set_unigram(torch.from_numpy(training.word_counts))
@@ -35,8 +37,9 @@ def start(model: HierarchicalTextVAE, training: PreparedSplit, config: Config, a
         start_linear(model, training.documents, config.data.micro_batch_tokens, accelerator)
 
 
-def start_from(model: HierarchicalTextVAE, name: str) -> None:
-    """Give `model` the weights of the run `name`; ValueError names the first that do not fit."""
+def start_from(model: HierarchicalTextVAE, name: str, *, with_decoder: bool) -> None:
+    """Give `model` the weights of the run `name`, those of the language model only `with_decoder`; ValueError names the
+    first that do not fit."""
     weights = HierarchicalTextVAE.from_pretrained(name).state_dict()
     own = model.state_dict()
     unfit = [
@@ -49,6 +52,8 @@ def start_from(model: HierarchicalTextVAE, name: str) -> None:
             f"train.start_from: the model of {name} has another shape ({', '.join(sorted(unfit)[:3])}, "
             f"{len(unfit)} in all); give this run the same model section"
         )
+    if not with_decoder:
+        weights |= {key: value for key, value in own.items() if key.startswith("decoder.backbone.")}
     model.load_state_dict(weights)
 
 
