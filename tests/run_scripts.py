@@ -118,16 +118,20 @@ def forked(num_processes: int, *commands: Sequence[str], **variables: str) -> st
     return printed
 
 
-def in_a_process(do: Callable[..., None], *arguments: Any) -> int:
-    """Exit status of `do` in a process forked where no thread runs whose locks it would wait for; negative for the
-    signal that killed it."""
-    process = SERVER.Process(target=do, args=arguments)
+def in_a_process(do: Callable[..., int | None], *arguments: Any) -> int:
+    """Exit status of `do`, or what it returns, in a process forked where no thread runs whose locks it would wait for;
+    negative for the signal that killed it."""
+    process = SERVER.Process(target=_exit_with, args=(do, arguments))
     process.start()
     process.join(SECONDS)
     if process.exitcode is None:
         process.kill()
         raise AssertionError("the process does not end")
     return process.exitcode
+
+
+def _exit_with(do: Callable[..., int | None], arguments: Sequence[Any]) -> None:
+    raise SystemExit(do(*arguments))
 
 
 def _run_rank(environment: Mapping[str, str], output: str, commands: Sequence[Sequence[str]]) -> None:

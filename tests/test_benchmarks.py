@@ -7,7 +7,6 @@ import pytest
 from run_scripts import ROOT, run_script
 
 
-@pytest.mark.slow
 def test_everything_is_measured(
     prepared: Path, encoder_backbone: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

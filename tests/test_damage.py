@@ -2,13 +2,11 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from run_scripts import ROOT
+from run_scripts import in_a_process, run_script
 from safetensors.torch import load_file, save_file
 
 from textvae.damage import CHECKSUMS_FILE, reading
@@ -25,12 +23,12 @@ def run(make_run: MakeRun, tmp_path: Path) -> Path:
 
 def test_damaged_files_are_refused_by_name_or_read_as_they_were(tmp_path: Path) -> None:
     # In a process of its own: it forks, and this one may have threads whose locks a fork would wait for.
-    script = str(ROOT / "experiments" / "damaged_files.py")
-    command = [sys.executable, script, "--count", "36", "--seed", "4", "--out", str(tmp_path / "cases.jsonl")]
-    ended = subprocess.run(command, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    out = ("--out", str(tmp_path / "cases.jsonl"))
+    status = in_a_process(run_script, "experiments/damaged_files.py", "--count", "36", "--seed", "4", *out)
     cases = [json.loads(line) for line in (tmp_path / "cases.jsonl").read_text(encoding="utf-8").splitlines()]
     assert {case["target"] for case in cases} == {"configuration", "log", "model", "data set", "index", "resume"}
+    assert [case for case in cases if case["outcome"].isupper()] == []
+    assert (status, len(cases)) == (0, 36)
     assert sum(case["outcome"] == "refused" for case in cases) > 10
 
 

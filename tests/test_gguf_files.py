@@ -1,7 +1,5 @@
 """GGUF files as backbones: exactly their weights, made once and whole, or one line that says why not."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,9 +7,10 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from conftest import STORY
 from gguf import GGMLQuantizationType as Kind
 from huggingface_hub import constants
+from run_scripts import SECONDS, SERVER
+from shared import STORY
 from tiny_gguf import chat_tokenizer, gguf_tensors, tiny_llama, write_llama
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -128,14 +127,21 @@ def test_one_process_may_overtake_another(file: Path, cache: Path, monkeypatch: 
     assert (folder / "model.safetensors").stat().st_ino == faster[0]
 
 
-@pytest.mark.slow
-def test_processes_at_once_leave_one_whole_folder(file: Path, cache: Path) -> None:
-    code = "import sys, pathlib, textvae.gguf_files as g; print(g.dequantised(pathlib.Path(sys.argv[1])))"
-    environment = {**os.environ, "HF_HOME": str(cache.parent), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", code, str(file)]
-    both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    folders = {process.communicate()[0].strip() for process in both}
-    assert [process.returncode for process in both] == [0, 0]
+def convert(file: Path, home: str, told: Path) -> None:
+    """Alone in its process."""
+    constants.HF_HOME = home
+    told.write_text(str(dequantised(file)), encoding="utf-8")
+
+
+def test_processes_at_once_leave_one_whole_folder(file: Path, cache: Path, tmp_path: Path) -> None:
+    told = [tmp_path / "one.txt", tmp_path / "two.txt"]
+    both = [SERVER.Process(target=convert, args=(file, str(cache.parent), path)) for path in told]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(SECONDS)
+    assert [process.exitcode for process in both] == [0, 0]
+    folders = {path.read_text(encoding="utf-8") for path in told}
     assert held(cache) == [Path(folder).name for folder in folders]
     model = AutoModelForCausalLM.from_pretrained(folders.pop())
     assert torch.equal(model.lm_head.weight, tiny_llama().lm_head.weight)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import STORY
 from huggingface_hub import constants
+from shared import STORY
 from tiny_gguf import gguf_tensors, tiny_llama, write_llama
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import torch
-from conftest import STORY
+from shared import STORY
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 

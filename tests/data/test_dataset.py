@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import STORY
+from shared import STORY
 from tiny import DOCUMENT
 from transformers import AutoModel, AutoTokenizer
 

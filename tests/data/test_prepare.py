@@ -10,9 +10,9 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
-from conftest import STORY
 from hypothesis import given
 from hypothesis import strategies as st
+from shared import STORY
 
 from textvae.data.dataset import load_prepared
 from textvae.data.document import SourceDocument

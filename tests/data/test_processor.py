@@ -6,9 +6,9 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 
 import pytest
-from conftest import STORY
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared import STORY
 
 from textvae.data.document import EncodedDocument, SourceDocument
 from textvae.data.text.processor import DocumentProcessor

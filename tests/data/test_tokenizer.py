@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
-from conftest import STORY
 from hypothesis import given
 from hypothesis import strategies as st
+from shared import STORY
 from tiny_gguf import chat_tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from comparing import assert_same_numbers
-from run_scripts import launch, refusal, run_script
+from run_scripts import forked, refusal, run_script
 from tiny import DOCUMENT
 
 from textvae.data.dataset import Documents, load_prepared
@@ -32,7 +32,6 @@ def model(run: str) -> HierarchicalTextVAE:
     return load_run(run)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_two_processes_report_what_one_does(run: str, prepared: Path, tmp_path: Path) -> None:
     """Every estimator; also with an uneven last batch, and with fewer documents than processes."""
@@ -48,7 +47,7 @@ def test_two_processes_report_what_one_does(run: str, prepared: Path, tmp_path: 
         given = ["--model", run, "--data", str(prepared), "--split", "train", "--out", str(folder / f"{name}.json")]
         return ["eval/perplexity.py", *given, *commands[name]]
 
-    printed = launch(2, *(complete(name, tmp_path / "two") for name in commands))
+    printed = forked(2, *(complete(name, tmp_path / "two") for name in commands))
     assert printed.count("perplexity") == len(commands), "only the main process prints"
     for name in commands:
         assert run_script(*complete(name, tmp_path / "one")) == 0

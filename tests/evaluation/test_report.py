@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 from browser import CHROMIUM, Page, render
-from conftest import STORY
 from report_results import ELBO, FEWER, IWAE, LATENTS, LEVEL, POSITIONS, written
 from run_scripts import run_script
+from shared import STORY
 from tiny import perturb
 
 from textvae.build import build_model

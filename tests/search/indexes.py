@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -89,17 +90,24 @@ def killed_everywhere(
     """Kill `job` before its first change to a file, the second, and so on, each time with what `begin` made, and let it
     go on: a line for each, of the change and of the files that are not those of a job that was not killed."""
     (folder / "trials").mkdir()
-    whole = folder / "trials" / "whole"
-    begin(model, run, whole)
+    begun, whole = folder / "begun", folder / "trials" / "whole"
+    begin(model, run, begun)
+    copy(begun, whole)
     job(model, run, whole)
     for number in count(1):
         out, told = folder / "trials" / str(number), folder / f"change-{number}"
-        begin(model, run, out)
+        copy(begun, out)
         if in_a_process(killed, run, out, job, number, told) == 0:
             return
         job(model, run, out)
         beside = [path.name for path in out.parent.iterdir() if path.name.startswith(f"{number}.")]
         yield f"{told.read_text(encoding='utf-8')}: {' '.join(differing(out, whole) + beside)}"
+
+
+def copy(index: Path, to: Path) -> None:
+    """Nothing, where there is none."""
+    if index.exists():
+        shutil.copytree(index, to)
 
 
 def killed(run: str, out: Path, job: Callable[..., None], number: int, told: Path) -> None:

@@ -268,7 +268,6 @@ def delete_two(model: HierarchicalTextVAE, run: str, out: Path) -> None:
         delete_documents(out, ["d0", "d4"])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("change", [append_two, delete_two])
 def test_a_change_that_is_killed_anywhere_ends_as_if_it_had_not_been(
     model: HierarchicalTextVAE, run: str, tmp_path: Path, change: Callable[..., None]

@@ -125,7 +125,6 @@ def test_a_shard_has_a_document(run: str, tmp_path: Path, capsys: pytest.Capture
     assert "--shard-documents is 0; it must be 1 or more" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_two_processes_write_the_files_that_one_does(
     model: HierarchicalTextVAE, run: str, prepared: Path, tmp_path: Path
@@ -164,7 +163,6 @@ def nothing(*_: object) -> None:
     """Where a job begins with an empty folder."""
 
 
-@pytest.mark.slow
 def test_an_embedding_that_is_killed_anywhere_ends_as_if_it_had_not_been(
     model: HierarchicalTextVAE, run: str, tmp_path: Path
 ) -> None:

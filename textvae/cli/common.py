@@ -6,12 +6,14 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 
 from textvae.devices import DTYPES
-from textvae.runs import load_run
-from textvae.text_vae import HierarchicalTextVAE
+
+if TYPE_CHECKING:
+    from textvae.text_vae import HierarchicalTextVAE
 
 logger = logging.getLogger("textvae")
 BATCH_TOKENS = 8192
@@ -51,6 +53,8 @@ def load_model(
 
     Raises ValueError as `load_run` does, and for --batch-tokens below 1.
     """
+    from textvae.runs import load_run  # models take seconds to import
+
     model = load_run(run or arguments.model, device or arguments.device, DTYPES.get(arguments.dtype))
     if "batch_tokens" in arguments:
         if arguments.batch_tokens < 1:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from textvae.build import FrozenEncoder
 from textvae.cli.source_options import SOURCES, add_source_options, field_names
 from textvae.data.prepare.cluster import RayWorkers
 from textvae.data.prepare.pipeline import PrepareOptions, prepare
@@ -62,6 +61,10 @@ def run(arguments: argparse.Namespace) -> None:
         cache_features=arguments.cache_features,
     )
     workers = None if arguments.ray is None else RayWorkers(arguments.ray)
-    encoder = FrozenEncoder.pretrained(arguments.encoder) if arguments.cache_features else None
+    encoder = None
+    if arguments.cache_features:
+        from textvae.build import FrozenEncoder  # models take seconds to import
+
+        encoder = FrozenEncoder.pretrained(arguments.encoder)
     fingerprint = None if encoder is None else encoder.fingerprint
     prepare(options, encoder, fingerprint, workers=workers, start_over=arguments.start_over)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
+from typing import TYPE_CHECKING
 
-from textvae.build import encoder_fingerprint
 from textvae.data.dataset import Documents, open_documents
 from textvae.data.sources.corpus import SourceOptions
 from textvae.data.sources.records import FieldNames
-from textvae.text_vae import HierarchicalTextVAE
+
+if TYPE_CHECKING:
+    from textvae.text_vae import HierarchicalTextVAE
 
 SOURCES = "jsonl, txt or parquet file or folder, Hub data set NAME[:CONFIG], or python-docs"
 
@@ -50,5 +52,7 @@ def open_source(arguments: argparse.Namespace, source: str, model: HierarchicalT
     `print(documents)` says how many, of how many sources, and what was set aside. Raises ValueError as
     `open_documents` does.
     """
+    from textvae.build import encoder_fingerprint  # whoever has a model has imported it
+
     encoder = partial(encoder_fingerprint, model)
     return open_documents(source, model.processor, split, arguments.limit, source_options(arguments), encoder)
