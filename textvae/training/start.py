@@ -25,8 +25,7 @@ def start(model: HierarchicalTextVAE, training: PreparedSplit, config: Config, a
     """
     other, topics = config.train.start_from, model.decoder.topic_head
     if other is not None:
-        # Beside a bag of words no decoder ran: the one that was named for this run is the one that is meant.
-        start_from(model, other, with_decoder=config.model.decoder.name is None or not has_learned_bag(other))
+        start_from(model, other, has_decoder=config.model.decoder.name is not None)
     check_features(model, training)
     if topics is not None:
         topics.set_unigram(torch.from_numpy(training.word_counts))
@@ -37,9 +36,11 @@ def start(model: HierarchicalTextVAE, training: PreparedSplit, config: Config, a
         start_linear(model, training.documents, config.data.micro_batch_tokens, accelerator)
 
 
-def start_from(model: HierarchicalTextVAE, name: str, *, with_decoder: bool) -> None:
-    """Give `model` the weights of the run `name`, those of the language model only `with_decoder`; ValueError names the
-    first that do not fit."""
+def start_from(model: HierarchicalTextVAE, name: str, *, has_decoder: bool) -> None:
+    """Give `model` the weights of the run `name`; ValueError names the first that do not fit.
+
+    Beside a bag of words no decoder ran: from such a run, a model that has one of its own (`has_decoder`) keeps it.
+    """
     weights = HierarchicalTextVAE.from_pretrained(name).state_dict()
     own = model.state_dict()
     unfit = [
@@ -52,7 +53,7 @@ def start_from(model: HierarchicalTextVAE, name: str, *, with_decoder: bool) -> 
             f"train.start_from: the model of {name} has another shape ({', '.join(sorted(unfit)[:3])}, "
             f"{len(unfit)} in all); give this run the same model section"
         )
-    if not with_decoder:
+    if has_decoder and has_learned_bag(name):
         weights |= {key: value for key, value in own.items() if key.startswith("decoder.backbone.")}
     model.load_state_dict(weights)
 
