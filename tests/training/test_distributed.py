@@ -61,7 +61,7 @@ from contextlib import nullcontext
 from datetime import timedelta
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
-from textvae.training.distributed import accumulating, distribute, whole
+from textvae.training.distributed import accumulating, distribute, whole_state
 
 accelerator = Accelerator(cpu=True, kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=10))])
 model = distribute(torch.nn.Linear(2, 1, bias=False), accelerator)
@@ -70,7 +70,7 @@ for number in range(count):
     meet = number == count - 1 or "every time" in sys.argv
     with nullcontext() if meet else accumulating(model, accelerator):
         model(torch.ones(1, 2)).sum().backward()
-print([whole(parameter.grad).tolist() for parameter in model.parameters()][0])
+print(whole_state([parameter.grad for parameter in model.parameters()], keep=True)[0].tolist())
 """
 MICRO = 120
 """Tokens: some steps then have more micro-batches in one process than in the other."""
@@ -317,10 +317,9 @@ def test_sharded_training_takes_what_is_trained(
 def test_a_sharded_run_goes_on_in_one_process(prepared: Path, settings: Settings, tmp_path: Path) -> None:
     """Checkpoints say nothing of how many processes shared what is in them."""
     config = configured(prepared, tmp_path / "one", settings(*LEVELS), steps=6, save_every=3)
-    command = written(config, tmp_path / "two")
-    forked(2, command, **FSDP2)
+    forked(2, written(config, tmp_path / "two"), **FSDP2)
     folder = RunFolder(tmp_path / "two")
     assert folder.steps() == [3, 6]
     (folder.checkpoints / "latest").write_text("step-000003\n", encoding="utf-8")
-    forked(1, [*command, "train.resume=true"])
-    assert_same_training(train(config), tmp_path / "two")
+    alone = replace(config, train=replace(config.train, output=str(tmp_path / "two"), resume=True))
+    assert_same_training(train(config), train(alone))

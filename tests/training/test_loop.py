@@ -1,4 +1,5 @@
 import json
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,7 +27,7 @@ from textvae.model.topics import TopicHead
 from textvae.runs import load_run
 from textvae.training.loop import VALIDATION_NOISE, Progress, train, validate
 from textvae.training.objective import COLLAPSED, elbo_terms
-from textvae.training.parameters import gradient_ratios, parameter_groups
+from textvae.training.parameters import clip_gradients, parameter_groups
 
 LEVELS = ("document", "paragraph", "sentence")
 
@@ -313,8 +314,15 @@ def test_gradients_are_measured_by_level(run: Path, settings: Settings, make_pro
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             parameter.grad = parameter.detach() * (3.0 if ".paragraph." in name else 0.5)
-    found = {part: float(ratio) for part, ratio in gradient_ratios(model).items()}
+    before = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    norm, ratios = clip_gradients(model, 0.1, measured=True)
+    found = {part: float(ratio) for part, ratio in ratios.items()}
     assert found == pytest.approx({**dict.fromkeys((*LEVELS, "bottom_up", "decoder"), 0.5), "paragraph": 3.0})
+    assert float(norm) == pytest.approx(math.sqrt(sum(float(gradient.square().sum()) for gradient in before)))
+    after = [p.grad for p in model.parameters() if p.grad is not None]
+    torch.testing.assert_close(after, [gradient * 0.1 / norm for gradient in before])
+    clip_gradients(model, 0.2)
+    torch.testing.assert_close(after, [gradient * 0.1 / norm for gradient in before])
 
 
 def test_means_start_from_components_of_the_training_text_unless_a_run_lends_its_own(

@@ -11,7 +11,7 @@ every process, as they would be during a step anyway.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.utils import get_total_norm
 
 
 def check_sharding() -> None:
@@ -104,9 +105,28 @@ def gathered(model: nn.Module) -> Iterator[None]:
         model.reshard()
 
 
-def whole(value: Tensor) -> Tensor:
-    """A tensor that processes share, gathered; all of them call this together. Any other as it is."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
+def total_norms(groups: Sequence[Sequence[Tensor]]) -> Tensor:
+    """[G] norm of each group of tensors, which processes share all or none of. Of shared ones it is the whole tensors',
+    found in one reduction for all groups; all processes call this together."""
+    local = [[value.to_local() if isinstance(value, DTensor) else value for value in group] for group in groups]
+    norms = torch.stack([get_total_norm(group) for group in local])
+    mesh = next((value.device_mesh for group in groups for value in group if isinstance(value, DTensor)), None)
+    if mesh is None:
+        return norms
+    squares = norms.double().square()
+    torch.distributed.all_reduce(squares, group=mesh.get_group())
+    return squares.sqrt().to(norms.dtype)
+
+
+def shard(parameter: Tensor) -> Tensor:
+    """Of a parameter that processes share this process's part, with its gradient's, in the same memory; any other as it
+    is."""
+    if not isinstance(parameter, DTensor):
+        return parameter
+    own = parameter.to_local().detach()
+    if isinstance(parameter.grad, DTensor):
+        own.grad = parameter.grad.to_local()
+    return own
 
 
 def whole_weights(model: nn.Module, keep: bool) -> dict[str, Any]:

@@ -26,10 +26,10 @@ from textvae.devices import best_precision, choose_device
 from textvae.model.noise import KeyedNoise
 from textvae.text_vae import HierarchicalTextVAE
 from textvae.training.checkpoint import Checkpoints
-from textvae.training.distributed import accumulating, check_sharding, distribute, gathered, whole, whole_weights
+from textvae.training.distributed import accumulating, check_sharding, distribute, gathered, whole_weights
 from textvae.training.objective import Objective, elbo_terms
 from textvae.training.output import RunOutput
-from textvae.training.parameters import freeze_unused, gradient_ratios, parameter_groups
+from textvae.training.parameters import clip_gradients, freeze_unused, parameter_groups
 from textvae.training.progress import Gradients, Progress
 from textvae.training.schedules import learning_rate_factor
 from textvae.training.start import start
@@ -173,10 +173,8 @@ def optimise(
             terms = objective.terms(output, batch)
             accelerator.backward(objective.loss(terms, weights) * scale)
         totals.add(batch, terms, part.weight)
-    norm = whole(accelerator.clip_grad_norm_(model.parameters(), settings.max_gradient_norm))
-    # Clipping has also undone the loss scaling of fp16; its own factor is taken back.
-    clipped = (norm / settings.max_gradient_norm).clamp(min=1)
-    ratios = {part: ratio * clipped for part, ratio in gradient_ratios(plain).items()} if measured else {}
+    accelerator.unscale_gradients()  # of fp16
+    norm, ratios = clip_gradients(plain, settings.max_gradient_norm, measured)
     sums = totals.reduce(accelerator)
     # The same in every process: both were summed over all.
     is_finite = math.isfinite(sums.negative_elbo) and math.isfinite(norm)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_
 
 from textvae.config import ObjectiveConfig, TrainConfig
 from textvae.model.adapter import ADAPTER
 from textvae.text_vae import HierarchicalTextVAE
-from textvae.training.distributed import whole
+from textvae.training.distributed import shard, total_norms
 
 
 def freeze_unused(model: HierarchicalTextVAE, config: ObjectiveConfig) -> None:
@@ -52,15 +52,26 @@ def parameter_groups(model: HierarchicalTextVAE, settings: TrainConfig) -> list[
     ]
 
 
-def gradient_ratios(model: HierarchicalTextVAE) -> dict[str, Tensor]:
-    """Norm of the gradient over norm of the parameters, of every level and of the rest: what has
-    stopped learning, or does not learn yet, shows here."""
-    parts: dict[str, list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.grad is not None:
-            level = next((level for level in model.level_names if f".{level}." in name), name.split(".")[0])
-            parts.setdefault(level, []).append(parameter)
-    return {
-        part: whole(get_total_norm([p.grad for p in members if p.grad is not None])) / whole(get_total_norm(members))
-        for part, members in parts.items()
+def clip_gradients(
+    model: HierarchicalTextVAE, max_norm: float, measured: bool = False
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Scale the gradients down to a norm of `max_norm`, over all parameters, where theirs is greater.
+
+    Returns that norm and, if `measured`, the norm of the gradient over the norm of the parameters, of every level and
+    of the rest: what has stopped learning, or does not learn yet, shows here. Both are of gradients as they came.
+    """
+    learning: dict[str, Tensor] = {
+        name: parameter for name, parameter in model.named_parameters() if parameter.grad is not None
     }
+    parts: dict[str, list[Tensor]] = {}
+    for name, parameter in learning.items():
+        level = next((level for level in model.level_names if f".{level}." in name), name.split(".")[0])
+        if measured:
+            parts.setdefault(level, []).append(parameter)
+    everything = [list(learning.values()), *parts.values()]
+    gradients = [[parameter.grad for parameter in part if parameter.grad is not None] for part in everything]
+    norm, *norms = total_norms([*gradients, *parts.values()]).unbind()
+    # DTensor would find out for every tensor, in hundreds of milliseconds, that each process can do without the others.
+    clip_grads_with_norm_([shard(parameter) for parameter in learning.values()], max_norm, norm)
+    ratios = [of_gradient / of_part for of_gradient, of_part in zip(norms, norms[len(parts) :], strict=False)]
+    return norm, dict(zip(parts, ratios, strict=True))
