@@ -1,6 +1,7 @@
 """GGUF files as backbones: exactly their weights, made once and whole, or one line that says why not."""
 
 import sys
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import gguf
@@ -127,15 +128,17 @@ def test_one_process_may_overtake_another(file: Path, cache: Path, monkeypatch: 
     assert (folder / "model.safetensors").stat().st_ino == faster[0]
 
 
-def convert(file: Path, home: str, told: Path) -> None:
+def convert(file: Path, home: str, told: Path, together: Barrier) -> None:
     """Alone in its process."""
     constants.HF_HOME = home
+    together.wait(SECONDS)
     told.write_text(str(dequantised(file)), encoding="utf-8")
 
 
 def test_processes_at_once_leave_one_whole_folder(file: Path, cache: Path, tmp_path: Path) -> None:
     told = [tmp_path / "one.txt", tmp_path / "two.txt"]
-    both = [SERVER.Process(target=convert, args=(file, str(cache.parent), path)) for path in told]
+    together = SERVER.Barrier(len(told))
+    both = [SERVER.Process(target=convert, args=(file, str(cache.parent), path, together)) for path in told]
     for process in both:
         process.start()
     for process in both:
