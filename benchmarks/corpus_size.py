@@ -27,6 +27,7 @@ from pathlib import Path
 import psutil
 import pyarrow
 
+from textvae.atomic import write_json
 from textvae.damage import sha256_of
 from textvae.data.dataset import METADATA_FILE
 from textvae.data.sources.files import read_file
@@ -187,7 +188,7 @@ def main() -> None:
             shown(f"open {count}", measures[f"open {count}"])
     if arguments.out:
         said = {"versions": versions(), "options": options, "measures": measures}
-        arguments.out.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+        write_json(arguments.out, said)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ python benchmarks/run.py --decoder HuggingFaceTB/SmolLM2-135M-Instruct 'model.de
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 from measures import MEASURES, WARM_UP, Job, Measured
 
+from textvae.atomic import write_json
 from textvae.config import Config, to_dict
 from textvae.config_file import load_config
 from textvae.devices import choose_device
@@ -93,7 +93,7 @@ def main() -> None:
     if arguments.out:
         facts = {"device": str(choose_device()), "threads": torch.get_num_threads(), "versions": versions()}
         asked = {"source": arguments.source, "limit": arguments.limit, "config": to_dict(config)}
-        arguments.out.write_text(json.dumps({**facts, **asked, "measures": result}, indent=2) + "\n", encoding="utf-8")
+        write_json(arguments.out, {**facts, **asked, "measures": result})
 
 
 if __name__ == "__main__":

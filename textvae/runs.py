@@ -47,6 +47,7 @@ PACKAGES = (
     "accelerate",
     "numpy",
 )
+CONFIG_FILE = "config.yaml"
 LATEST = "latest"
 _STEP = re.compile(r"step-(\d{6,})")
 
@@ -69,7 +70,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.config = self.path / "config.yaml"
+        self.config = self.path / CONFIG_FILE
         self.versions = self.path / "versions.json"
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
@@ -147,7 +148,7 @@ def changed_settings(before: Mapping[str, Any], config: Config) -> list[str]:
 
 def has_learned_bag(run: str) -> bool:
     """Whether the run of a folder or Hub name learned sentences as bags of words, its decoder not run."""
-    found = cached_file(run, RunFolder(run).config.name, _raise_exceptions_for_missing_entries=False)
+    found = cached_file(run, CONFIG_FILE, _raise_exceptions_for_missing_entries=False)
     if found is None:
         return False
     return bool(RunFolder(Path(found).parent).stored_config().get("objective", {}).get("likelihood") == "bag_of_words")

@@ -56,16 +56,19 @@ def hashing(database: Examples, queries: Examples, bits: Sequence[int], seed: in
     """
     if len(database.labels) < NEAREST:
         raise ValueError(f"precision is of the {NEAREST} nearest, and there are {len(database.labels)} documents")
+    is_relevant = queries.labels[:, None] == database.labels
+    sources = queries.sources.tolist()
     top, systems = next(iter(database.features)), {}
     scaler = StandardScaler().fit(database.features[top])
     for name, asked, found in (
         (top, scaler.transform(queries.features[top]), scaler.transform(database.features[top])),
         (ENCODER, queries.features[ENCODER], database.features[ENCODER]),
     ):
-        systems[name] = _score(-cosine_similarity(asked, found), database, queries, None)
+        systems[name] = _score(-cosine_similarity(asked, found), is_relevant, sources, None)
         for count in bits:
             for kind, (asked_bits, found_bits) in _codes(asked, found, count, name, seed):
-                systems[f"{name}_{count}_{kind}"] = _score(_hamming(asked_bits, found_bits), database, queries, count)
+                distances = _hamming(asked_bits, found_bits)
+                systems[f"{name}_{count}_{kind}"] = _score(distances, is_relevant, sources, count)
     names, sizes = np.unique(database.labels, return_counts=True)
     share = dict(zip(names.tolist(), (sizes / sizes.sum()).tolist(), strict=True))
     chance = float(np.mean([share.get(label, 0.0) for label in queries.labels]))
@@ -120,8 +123,7 @@ def _hamming(asked: np.ndarray, found: np.ndarray) -> np.ndarray:
     return left.sum(1)[:, None] + right.sum(1) - 2 * (left @ right.T)
 
 
-def _score(distances: np.ndarray, database: Examples, queries: Examples, bits: int | None) -> HashingScore:
-    is_relevant = queries.labels[:, None] == database.labels
+def _score(distances: np.ndarray, is_relevant: np.ndarray, sources: Sequence[str], bits: int | None) -> HashingScore:
     found = precision_at(distances, is_relevant, NEAREST)
-    error = ratio_error(found.tolist(), [1.0] * len(found), queries.sources.tolist())
+    error = ratio_error(found.tolist(), [1.0] * len(found), sources)
     return HashingScore(float(found.mean()), error, bits)

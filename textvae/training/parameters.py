@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
@@ -60,18 +61,22 @@ def clip_gradients(
     Returns that norm and, if `measured`, the norm of the gradient over the norm of the parameters, of every level and
     of the rest: what has stopped learning, or does not learn yet, shows here. Both are of gradients as they came.
     """
-    learning: dict[str, Tensor] = {
-        name: parameter for name, parameter in model.named_parameters() if parameter.grad is not None
-    }
-    parts: dict[str, list[Tensor]] = {}
-    for name, parameter in learning.items():
+    weights: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if p.grad is not None}
+    gradients: dict[str, Tensor] = {name: p.grad for name, p in weights.items() if p.grad is not None}
+    parts = _parts(model, weights) if measured else {}
+    groups = [[values[name] for name in part] for values in (gradients, weights) for part in parts.values()]
+    norm, *norms = total_norms([list(gradients.values()), *groups]).unbind()
+    # By shards, because DTensor would find out for every tensor that each process can do without the others.
+    clip_grads_with_norm_([shard(parameter) for parameter in weights.values()], max_norm, norm)
+    of_gradients, of_weights = norms[: len(parts)], norms[len(parts) :]
+    pairs = zip(parts, of_gradients, of_weights, strict=True)
+    return norm, {part: of_gradient / of_weight for part, of_gradient, of_weight in pairs}
+
+
+def _parts(model: HierarchicalTextVAE, names: Iterable[str]) -> dict[str, list[str]]:
+    """Names of parameters by level; those of no level by the part of the model."""
+    parts: dict[str, list[str]] = {}
+    for name in names:
         level = next((level for level in model.level_names if f".{level}." in name), name.split(".")[0])
-        if measured:
-            parts.setdefault(level, []).append(parameter)
-    everything = [list(learning.values()), *parts.values()]
-    gradients = [[parameter.grad for parameter in part if parameter.grad is not None] for part in everything]
-    norm, *norms = total_norms([*gradients, *parts.values()]).unbind()
-    # DTensor would find out for every tensor, in hundreds of milliseconds, that each process can do without the others.
-    clip_grads_with_norm_([shard(parameter) for parameter in learning.values()], max_norm, norm)
-    ratios = [of_gradient / of_part for of_gradient, of_part in zip(norms, norms[len(parts) :], strict=False)]
-    return norm, dict(zip(parts, ratios, strict=True))
+        parts.setdefault(level, []).append(name)
+    return parts

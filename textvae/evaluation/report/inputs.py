@@ -107,7 +107,7 @@ def read_run(path: str | Path) -> TrainedRun:
     folder = RunFolder(path)
     if not folder.path.is_dir():
         raise ValueError(f"there is no run folder '{path}'; give the folder that train.py wrote")
-    for file in (folder.path / "config.yaml", folder.path / "versions.json", folder.metrics):
+    for file in (folder.config, folder.versions, folder.metrics):
         if not file.is_file():
             raise ValueError(
                 f"'{path}' has no {file.name}, so it is no run of train.py; give a folder that train.py wrote"
@@ -118,8 +118,8 @@ def read_run(path: str | Path) -> TrainedRun:
     return TrainedRun(
         folder.path,
         records,
-        (folder.path / "config.yaml").read_text(encoding="utf-8"),
-        json.loads((folder.path / "versions.json").read_text(encoding="utf-8")),
+        folder.config.read_text(encoding="utf-8"),
+        json.loads(folder.versions.read_text(encoding="utf-8")),
     )
 
 
