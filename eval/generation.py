@@ -29,6 +29,7 @@ from textvae.evaluation.generation.agreement import (
     agreement,
     drift,
     embed,
+    likeliest_agreement,
     plan_agreements,
     tfidf_agreement,
 )
@@ -38,8 +39,9 @@ from textvae.evaluation.generation.variance import variance_shares
 from textvae.evaluation.generation.wording import copied, distinct, self_bleu, structure
 from textvae.text_vae import GeneratedDocument, HierarchicalTextVAE
 
-OWN, TFIDF, ENCODER = "own", "tfidf", "encoder_mean"
-"""Ways to compare a document with a theme."""
+OWN, LIKELIEST, TFIDF, ENCODER = "own", "likeliest", "tfidf", "encoder_mean"
+"""Ways to compare a document with a theme: by the cosine of their latents, by how likely its posterior makes the theme,
+by the words, by the pretrained encoder's mean."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -164,7 +166,12 @@ def _of_prior(
         return None
     again = embed(model, [model.reread(document) for document in chain.from_iterable(groups)])
     own = np.arange(len(drawn))
-    return {"documents": len(drawn), "chance": 1 / len(drawn), "agreement": agreement(again.theme, drawn, own)}
+    return {
+        "documents": len(drawn),
+        "chance": 1 / len(drawn),
+        "agreement": agreement(again.theme, drawn, own),
+        f"agreement_{LIKELIEST}": likeliest_agreement(again, drawn, own),
+    }
 
 
 def _agreements(
@@ -173,6 +180,7 @@ def _agreements(
     """Share of documents whose nearest theme is number `of` [D], their own, by each way to compare."""
     return {
         "agreement": agreement(found.theme, themes.theme, of),
+        f"agreement_{LIKELIEST}": likeliest_agreement(found, themes.theme, of),
         f"agreement_{TFIDF}": tfidf_agreement(texts, theme_texts, of),
         f"agreement_{ENCODER}": agreement(found.features, themes.features, of),
     }
@@ -224,6 +232,7 @@ def table(result: dict[str, Any]) -> Iterator[str]:
     beside = theme["real_sections"] or {}
     for key, said in (
         ("agreement", OWN),
+        (f"agreement_{LIKELIEST}", LIKELIEST),
         (f"agreement_{TFIDF}", TFIDF),
         (f"agreement_{ENCODER}", ENCODER),
     ):
@@ -231,7 +240,8 @@ def table(result: dict[str, Any]) -> Iterator[str]:
         yield f"{f'nearest theme is its own, {said}':34}{theme[key]:>10.0%}{other:>10}"
     if theme["prior"]:
         prior = theme["prior"]
-        yield f"{f'the same of themes drawn, {OWN}':34}{prior['agreement']:>10.0%}  of {prior['documents']}"
+        for key, said in (("agreement", OWN), (f"agreement_{LIKELIEST}", LIKELIEST)):
+            yield f"{f'the same of themes drawn, {said}':34}{prior[key]:>10.0%}  of {prior['documents']}"
     yield f"{'paragraph to theme, cosine':34}{drifted['written']:>10.2f}{drifted['real']:>10.2f}"
     for name, found in result["plan"].items():
         yield f"{f'nearest {name} plan is its own':34}{found['agreement']:>10.0%}  of {found['units']}"
