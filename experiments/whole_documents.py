@@ -21,6 +21,7 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
+import torch
 
 from textvae.build import FrozenEncoder
 from textvae.data.dataset import Documents
@@ -95,7 +96,7 @@ def cut_features(model: HierarchicalTextVAE, texts: list[str]) -> np.ndarray:
     """[D, F] of the first `CUT` tokens of each text, as one sentence."""
     assert model.encoder is not None
     read = model.processor.encoder_tokenizer(texts, truncation=True, max_length=CUT)["input_ids"]
-    return FrozenEncoder(model.encoder, model.config.model_config.encoder.name)(read)
+    return FrozenEncoder(model.encoder, model.config.model_config.encoder.name, model.device, torch.float32)(read)
 
 
 def rank_in(scores: np.ndarray, document: int) -> float:

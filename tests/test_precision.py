@@ -5,22 +5,44 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from textvae.build import FrozenEncoder
 from textvae.config import Config, DataConfig, ModelConfig, TrainConfig
-from textvae.devices import best_precision
+from textvae.devices import best_precision, inference_dtype
 from textvae.training.loop import train
 
 CPU_FLAGS = Path("/proc/cpuinfo")
 
 
-def test_bfloat16_needs_a_processor_that_multiplies_its_tiles() -> None:
+def test_bfloat16_needs_a_processor_that_multiplies_it() -> None:
     if not CPU_FLAGS.is_file():
         pytest.skip(f"{CPU_FLAGS} is for Linux")
     words = set(CPU_FLAGS.read_text(encoding="utf-8").split())
-    expected = "bf16" if "amx_tile" in words else "no"
-    assert best_precision(torch.device("cpu")) == expected
+    device = torch.device("cpu")
+    assert (best_precision(device) == "bf16") == ("amx_tile" in words)
+    assert (best_precision(device, training=False) == "bf16") == bool({"amx_tile", "avx512_bf16"} & words)
+
+
+def test_features_are_computed_in_what_is_asked_for(encoder_backbone: str) -> None:
+    """And the fingerprint says in what."""
+    sentences = [[2, number % 40 + 5, 9, 3] for number in range(30)]
+    exact, coarse, best = (
+        FrozenEncoder.pretrained(encoder_backbone, "cpu", dtype) for dtype in (torch.float32, torch.bfloat16, None)
+    )
+    reference = exact(sentences)
+    with torch.no_grad():
+        alone = exact.encoder.backbone(torch.tensor(sentences)).last_hidden_state.mean(1).numpy()
+    np.testing.assert_allclose(reference, alone, atol=1e-5)
+    error = np.linalg.norm(coarse(sentences) - reference) / np.linalg.norm(reference)
+    assert 1e-5 < error < 0.02
+    assert (exact.fingerprint.dtype, coarse.fingerprint.dtype) == ("float32", "bfloat16")
+    assert exact.fingerprint.computes_as(coarse.fingerprint)
+    assert best.dtype == inference_dtype(torch.device("cpu"))
+    with pytest.raises(ValueError, match="device 'cuda:99' is not here"):
+        FrozenEncoder.pretrained(encoder_backbone, "cuda:99")
 
 
 def test_a_device_that_is_not_known_computes_in_single_precision() -> None:

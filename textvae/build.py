@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -14,7 +15,7 @@ from textvae.config import DecoderConfig, EncoderConfig, ModelConfig, to_dict
 from textvae.data.collate import encoder_chunks, row_length
 from textvae.data.fingerprint import EncoderFingerprint
 from textvae.data.text.processor import DocumentProcessor
-from textvae.devices import best_precision
+from textvae.devices import choose_device, inference_dtype
 from textvae.frozen import run_settings
 from textvae.model.adapter import digest, merge_adapters
 from textvae.model.encoder import SentenceEncoder, load_encoder
@@ -54,28 +55,46 @@ def build_model(settings: ModelConfig, processor: DocumentProcessor) -> Hierarch
 class FrozenEncoder:
     """The pooled states of a frozen encoder, as training would compute them: what `prepare` caches."""
 
-    def __init__(self, encoder: SentenceEncoder, name: str, chunk_tokens: int = 8192) -> None:
-        """`encoder`: on the CPU; `name`: its own; `chunk_tokens`: padded tokens that are encoded at a time."""
+    def __init__(
+        self,
+        encoder: SentenceEncoder,
+        name: str,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        chunk_tokens: int = 8192,
+    ) -> None:
+        """`name`: the encoder's own; `device`: where it runs, as in `choose_device`; `dtype`: what it multiplies in
+        (default: bfloat16 where that pays); `chunk_tokens`: padded tokens that are encoded at a time.
+
+        Raises ValueError for a device that is not here."""
         self.encoder = encoder
         self.name = name
+        self.device = device
+        self.dtype = dtype or inference_dtype(choose_device(device))
         self.chunk_tokens = chunk_tokens
-        self.fast = best_precision(encoder.backbone.device) == "bf16"
 
     @classmethod
-    def pretrained(cls, name: str) -> FrozenEncoder:
+    def pretrained(
+        cls, name: str, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> FrozenEncoder:
         """The last layer of the encoder `name`. Raises OSError if it cannot be found."""
-        return cls(SentenceEncoder(load_encoder(resolve_backbone(name)).eval(), EncoderConfig(name)), name)
+        encoder = SentenceEncoder(load_encoder(resolve_backbone(name)).eval(), EncoderConfig(name))
+        return cls(encoder, name, device, dtype)
 
     def __call__(self, sentences: Sequence[Sequence[int]]) -> np.ndarray:
-        """Encoder tokens of S sentences -> [S, D]."""
-        pad_id = self.encoder.backbone.config.pad_token_id or 0
-        chunks = tuple(encoder_chunks([np.asarray(ids) for ids in sentences], pad_id, self.chunk_tokens))
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.fast):
-            return self.encoder(chunks, len(sentences)).numpy()
+        """Encoder tokens of S sentences -> [S, D]. Raises ValueError for a device that is not here."""
+        # Chosen here: the machine that encodes may be another than the one that asks for it.
+        device = choose_device(self.device)
+        encoder = self.encoder.to(device)
+        pad_id = encoder.backbone.config.pad_token_id or 0
+        chunks = encoder_chunks([np.asarray(ids) for ids in sentences], pad_id, self.chunk_tokens)
+        with torch.no_grad(), torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
+            found = encoder(tuple(chunk.to(device) for chunk in chunks), len(sentences))
+        return found.float().cpu().numpy()
 
     @property
     def fingerprint(self) -> EncoderFingerprint:
-        return _fingerprint(self.encoder, self.name)
+        return replace(_fingerprint(self.encoder, self.name), dtype=str(self.dtype).removeprefix("torch."))
 
 
 def encoder_fingerprint(model: DocumentVAE) -> EncoderFingerprint | None:

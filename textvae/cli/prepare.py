@@ -7,6 +7,7 @@ import argparse
 from textvae.cli.source_options import SOURCES, add_source_options, field_names
 from textvae.data.prepare.cluster import RayWorkers
 from textvae.data.prepare.pipeline import PrepareOptions, prepare
+from textvae.devices import DTYPES
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -30,6 +31,13 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--seed", type=int, default=PrepareOptions.seed)
     add_source_options(parser, language=PrepareOptions.language, limit="the first N documents of each split")
     parser.add_argument("--cache-features", action="store_true", help="store the frozen encoder's sentence features")
+    running = parser.add_argument_group("running the encoder (--cache-features)")
+    running.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the accelerator, where there is one)")
+    running.add_argument(
+        "--dtype",
+        choices=list(DTYPES),
+        help="that it multiplies in (default: bfloat16 where the hardware does, or float32)",
+    )
     parser.add_argument("--start-over", action="store_true", help="forget what was begun and not finished")
     parser.add_argument(
         "--ray",
@@ -65,6 +73,10 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.cache_features:
         from textvae.build import FrozenEncoder  # models take seconds to import
 
-        encoder = FrozenEncoder.pretrained(arguments.encoder)
+        encoder = FrozenEncoder.pretrained(arguments.encoder, arguments.device, DTYPES.get(arguments.dtype))
+    elif arguments.device is not None or arguments.dtype is not None:
+        raise ValueError(
+            "--device and --dtype are the encoder's, which only --cache-features runs: add it, or drop them"
+        )
     fingerprint = None if encoder is None else encoder.fingerprint
     prepare(options, encoder, fingerprint, workers=workers, start_over=arguments.start_over)

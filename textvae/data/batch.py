@@ -99,6 +99,9 @@ class EncoderChunk:
     sentence: Tensor
     """[R] sentence of every row; -1 for an empty row."""
 
+    def to(self, device: torch.device) -> EncoderChunk:
+        return _move(self, device)
+
 
 @dataclass(frozen=True)
 class DocumentBatch:

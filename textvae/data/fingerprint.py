@@ -31,6 +31,8 @@ class EncoderFingerprint:
     """Hidden states that are pooled."""
     sha256: str
     """Of the weights."""
+    dtype: str | None = None
+    """What it multiplied in, where that is known."""
 
     def computes_as(self, other: EncoderFingerprint) -> bool:
         return (self.sha256, self.layers) == (other.sha256, other.layers)
