@@ -326,6 +326,7 @@ def test_python_and_the_command_line_draw_alike(run: str, tmp_path: Path) -> Non
         (["search", "FILE", "query"], "is no index"),
         (["embed", "FILE", "--model", "RUN", "--out", "OUT", "--limit", "0"], "limit is 0; it must be 1 or more"),
         (["generate", "--model", "RUN", "--device", "gpu"], "there is no kind of device 'gpu'"),
+        (["prepare", "FILE", "--out", "OUT", "--dtype", "bfloat16"], "only --cache-features runs"),
     ],
 )
 def test_what_the_user_can_mend_is_said_in_a_line(
