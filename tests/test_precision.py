@@ -8,22 +8,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.benchmark import Timer
 
 from textvae.build import FrozenEncoder
 from textvae.config import Config, DataConfig, ModelConfig, TrainConfig
 from textvae.devices import best_precision, inference_dtype
+from textvae.training import loop
 from textvae.training.loop import train
 
-CPU_FLAGS = Path("/proc/cpuinfo")
 
+def test_bfloat16_is_for_processors_that_multiply_it_faster() -> None:
+    left, right = torch.randn(512, 768), torch.randn(768, 1024)
 
-def test_bfloat16_needs_a_processor_that_multiplies_it() -> None:
-    if not CPU_FLAGS.is_file():
-        pytest.skip(f"{CPU_FLAGS} is for Linux")
-    words = set(CPU_FLAGS.read_text(encoding="utf-8").split())
-    device = torch.device("cpu")
-    assert (best_precision(device) == "bf16") == ("amx_tile" in words)
-    assert (best_precision(device, training=False) == "bf16") == bool({"amx_tile", "avx512_bf16"} & words)
+    def seconds(dtype: torch.dtype) -> float:
+        timer = Timer("a @ b", globals={"a": left.to(dtype), "b": right.to(dtype)}, num_threads=1)
+        return timer.blocked_autorange(min_run_time=0.05).median
+
+    gain = seconds(torch.float32) / seconds(torch.bfloat16)
+    if not 1.2 < gain < 1.8:
+        assert best_precision(torch.device("cpu")) == ("bf16" if gain > 1.5 else "no")
 
 
 def test_features_are_computed_in_what_is_asked_for(encoder_backbone: str) -> None:
@@ -85,3 +88,21 @@ def test_runs_of_one_process_have_a_precision_each(
         distortions[precision] = json.loads(records[0])["nll_per_token"]
     assert distortions["bf16"] != distortions["no"]
     assert distortions["bf16"] == pytest.approx(distortions["no"], rel=0.02)
+
+
+def test_a_machine_with_another_best_precision_says_so_and_goes_on(
+    prepared: Path,
+    settings: Callable[..., ModelConfig],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def run(best: str, resume: bool) -> str:
+        monkeypatch.setattr(loop, "best_precision", lambda device: best)
+        options = TrainConfig(output=str(tmp_path), steps=1, validate_every=1, tracker="none", resume=resume)
+        train(Config(DataConfig(str(prepared), 400, 400), settings("document"), train=options))
+        return capsys.readouterr().out
+
+    run("no", resume=False)
+    assert "was trained with mixed precision" not in run("no", resume=True)
+    assert "was trained with mixed precision no, which is bf16 on this machine" in run("bf16", resume=True)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from functools import cache
 from typing import Literal
 
 import torch
 from accelerate.utils import parse_flag_from_env
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+GAIN = 1.5
+REPEATS = 6
 
 
 def choose_device(name: str | torch.device | None = None) -> torch.device:
@@ -37,21 +41,35 @@ def choose_device(name: str | torch.device | None = None) -> torch.device:
     return device
 
 
-def best_precision(device: torch.device, *, training: bool = True) -> Literal["no", "bf16"]:
+def best_precision(device: torch.device) -> Literal["no", "bf16"]:
     """Mixed precision that pays on `device`: bfloat16 where the hardware multiplies it, else none.
 
-    Of processors, those that multiply tiles (AMX) and, where nothing is trained, those with AVX-512's bfloat16: with
-    that alone an encoder reads twice as fast as in single precision, but training takes 1.9 times as long; emulated,
-    some sixty times (EXPERIMENTS.md).
+    Processors are timed, once: of those with AVX-512's bfloat16 some multiply it twice as fast as single precision and
+    some half as fast, and where it is emulated it takes sixty times as long (EXPERIMENTS.md).
     """
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
-    if device.type == "cpu":
-        pays = torch.cpu._is_amx_tile_supported() or (not training and torch.cpu._is_avx512_bf16_supported())
-        return "bf16" if pays else "no"
-    return "no"
+    return "bf16" if device.type == "cpu" and _multiplies_bfloat16_faster() else "no"
 
 
 def inference_dtype(device: torch.device) -> torch.dtype:
-    """What an encoder computes in on `device` when nothing else is asked for."""
-    return torch.bfloat16 if best_precision(device, training=False) == "bf16" else torch.float32
+    """What an encoder multiplies in on `device` when nothing else is asked for."""
+    return torch.bfloat16 if best_precision(device) == "bf16" else torch.float32
+
+
+@cache
+def _multiplies_bfloat16_faster() -> bool:
+    """By so much that casts do not eat it up: `GAIN` times."""
+    single, half = (_product_seconds(dtype) for dtype in (torch.float32, torch.bfloat16))
+    return single > GAIN * half
+
+
+def _product_seconds(dtype: torch.dtype) -> float:
+    """Of this thread on the processor, for a product of matrices as large as a small layer's; the least of several."""
+    left, right = torch.ones(256, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
+    seconds = []
+    for _ in range(REPEATS):
+        began = time.thread_time()
+        left @ right
+        seconds.append(time.thread_time() - began)
+    return min(seconds)

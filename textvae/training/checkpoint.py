@@ -77,7 +77,12 @@ class Checkpoints:
         states = whole_state(states, accelerator.is_main_process)
         if accelerator.is_main_process:
             write_state(aside / "model.safetensors", weights)
-            facts = {"step": step, "processes": accelerator.num_processes, "data": self.data}
+            facts = {
+                "step": step,
+                "processes": accelerator.num_processes,
+                "precision": accelerator.mixed_precision,
+                "data": self.data,
+            }
             write_state(aside / "training.safetensors", {**facts, "states": states})
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
@@ -116,6 +121,12 @@ class Checkpoints:
             self.accelerator.print(
                 f"{path} was written by {processes} processes, there are {self.accelerator.num_processes} now: dropout "
                 "goes on with other random numbers"
+            )
+        precision = stored.get("precision", self.accelerator.mixed_precision)
+        if precision != self.accelerator.mixed_precision:
+            self.accelerator.print(
+                f"{path} was trained with mixed precision {precision}, which is {self.accelerator.mixed_precision} on "
+                "this machine: training goes on with that"
             )
         if self.accelerator.is_main_process:
             # Left by a run that was killed before it did so; this one may have no other checkpoint to write.
