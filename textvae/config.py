@@ -249,8 +249,8 @@ class TrainConfig:
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     max_gradient_norm: Annotated[float, Field(gt=0)] = 1.0
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
-    """`auto`: bfloat16 where the device gains by it, else `no`. Processors are timed: with AVX-512 alone some are twice as
-    fast in it and some half as fast, and those that emulate it take sixty times as long."""
+    """`auto`: bfloat16 where the device gains by it, else `no`. Processors are timed: with AVX-512 alone some are twice
+    as fast in it and some half as fast, and those that emulate it take sixty times as long."""
     seed: int = 0
     log_every: PositiveInt = 10
     validate_every: PositiveInt = 200
