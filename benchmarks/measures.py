@@ -107,9 +107,9 @@ def _options(job: Job) -> PrepareOptions:
 
 
 def _prepared(job: Job, options: PrepareOptions, encoder: FrozenEncoder | None = None) -> Measured:
-    began = _now()
+    began = now()
     prepare(options, encoder, None if encoder is None else encoder.fingerprint)
-    seconds = _now() - began
+    seconds = now() - began
     splits = (load_prepared(options.out, split) for split in ("train", "validation", "test"))
     return Measured(sum(int(split.token_counts.sum()) for split in splits), seconds, _peak())
 
@@ -118,7 +118,7 @@ def training(job: Job) -> Measured:
     """Optimiser steps, as `train.py` takes them, beyond those of a run that ends after `WARM_UP`; the floor is the
     decoder's forward and backward pass."""
     few = replace(job.config.train, steps=WARM_UP, output=f"{job.run}-few")
-    short, long = (_timed(train, [config]) for config in (replace(job.config, train=few), job.config))
+    short, long = (timed(train, [config]) for config in (replace(job.config, train=few), job.config))
     seen = [record["tokens_seen"] for record in RunFolder(job.run).records() if record["split"] == "train"]
     tokens, seconds, peak = seen[-1] - seen[WARM_UP - 1], long - short, _peak()
 
@@ -141,22 +141,22 @@ def training(job: Job) -> Measured:
     def step(batches: Iterable[DocumentBatch]) -> None:
         for batch in batches:
             for chunk in batch.decoder_chunks:
-                _decoder_loss(model.decoder.backbone, chunk, batch.tokens).backward()
+                decoder_loss(model.decoder.backbone, chunk, batch.tokens).backward()
         model.zero_grad()
 
-    _timed(step, batches[:WARM_UP])
+    timed(step, batches[:WARM_UP])
     counted = batches[WARM_UP:]
     chunks = (chunk for parts in counted for batch in parts for chunk in batch.decoder_chunks)
-    return Measured(tokens, seconds, peak, _padding(chunks), _timed(step, counted))
+    return Measured(tokens, seconds, peak, _padding(chunks), timed(step, counted))
 
 
 def embedding(job: Job) -> Measured:
     """An index of all levels, of documents whose states are not known; the floor is the encoder's forward pass."""
     model, known = load_run(job.run), job.documents()
     documents = replace(known, read=lambda row: replace(known.read(row), features=None))
-    began = _now()
+    began = now()
     embed_corpus(model, documents, job.folder / "index", str(job.run))
-    seconds, peak = _now() - began, _peak()
+    seconds, peak = now() - began, _peak()
     in_order = fill(np.arange(len(documents)), documents.token_counts, BATCH_TOKENS)
     batches = _batches(model, documents, [group.tolist() for group in in_order])
     chunks = [chunk for batch in batches for chunk in batch.encoder_chunks]
@@ -168,26 +168,26 @@ def embedding(job: Job) -> Measured:
         backbone(input_ids=chunk.ids, attention_mask=chunk.mask)
 
     empty = 1 - sum(int(c.mask[c.sentence >= 0].sum()) for c in chunks) / sum(c.mask.numel() for c in chunks)
-    _timed(encode, chunks[:WARM_UP])
-    return Measured(int(documents.token_counts.sum()), seconds, peak, empty, _timed(encode, chunks))
+    timed(encode, chunks[:WARM_UP])
+    return Measured(int(documents.token_counts.sum()), seconds, peak, empty, timed(encode, chunks))
 
 
 def likelihood(job: Job) -> Measured:
     """The ELBO of every document, the encoder's states known; the floor is the decoder's forward pass."""
     model, documents = load_run(job.run), job.documents()
-    began = _now()
+    began = now()
     score_documents(model, documents, "elbo", 1)
-    seconds, peak = _now() - began, _peak()
+    seconds, peak = now() - began, _peak()
     batches = list(_batches(model, documents, evaluation_groups(documents.token_counts, BATCH_TOKENS)))
 
     @torch.no_grad()
     def score(batch: DocumentBatch) -> None:
         for chunk in batch.decoder_chunks:
-            _decoder_loss(model.decoder.backbone, chunk, batch.tokens, fast=False)
+            decoder_loss(model.decoder.backbone, chunk, batch.tokens, fast=False)
 
-    _timed(score, batches[:1])
+    timed(score, batches[:1])
     padding = _padding(chunk for batch in batches for chunk in batch.decoder_chunks)
-    return Measured(int(documents.token_counts.sum()), seconds, peak, padding, _timed(score, batches))
+    return Measured(int(documents.token_counts.sum()), seconds, peak, padding, timed(score, batches))
 
 
 def generation(job: Job) -> Measured:
@@ -198,9 +198,9 @@ def generation(job: Job) -> Measured:
     shape = {hierarchy[-1]: [5]} if len(hierarchy) < 3 else {hierarchy[-2]: [10], hierarchy[-1]: [5]}
     plans = [structured(open_plan(hierarchy), shape)] * 4
     options = SamplingOptions(max_sentence_tokens=SENTENCE)
-    began = _now()
+    began = now()
     written = write_documents(model, plans, options, seed=0)
-    seconds, peak = _now() - began, _peak()
+    seconds, peak = now() - began, _peak()
     sentences = [words for document in written for words in document.sentences]
     longest = max(map(len, sentences)) + 1
     backbone = model.decoder.backbone
@@ -212,11 +212,11 @@ def generation(job: Job) -> Measured:
         for _ in range(count):
             backbone(input_ids=ids, past_key_values=cache, use_cache=True).logits[:, -1].argmax(-1)
 
-    _timed(write, [1])
-    return Measured(sum(map(len, sentences)) + len(sentences), seconds, peak, None, _timed(write, [longest]))
+    timed(write, [1])
+    return Measured(sum(map(len, sentences)) + len(sentences), seconds, peak, None, timed(write, [longest]))
 
 
-def _decoder_loss(backbone: PreTrainedModel, chunk: TokenChunk, tokens: Tensor, fast: bool = True) -> Tensor:
+def decoder_loss(backbone: PreTrainedModel, chunk: TokenChunk, tokens: Tensor, fast: bool = True) -> Tensor:
     """The least that gives a loss: no latents, no masks, logits of predicted tokens only; `fast`: in training's
     precision."""
     device = chunk.ids.device
@@ -242,15 +242,15 @@ def _padding(chunks: Iterable[TokenChunk]) -> float:
     return 1 - filled / places
 
 
-def _timed(do: Callable[[Any], object], things: Iterable[Any]) -> float:
+def timed(do: Callable[[Any], object], things: Iterable[Any]) -> float:
     """Seconds to do all the things, one after the other."""
-    began = _now()
+    began = now()
     for thing in things:
         do(thing)
-    return _now() - began
+    return now() - began
 
 
-def _now() -> float:
+def now() -> float:
     """Seconds, once the device has done what it was given."""
     if choose_device().type == "cpu":
         return time.process_time()

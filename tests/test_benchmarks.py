@@ -6,18 +6,24 @@ from pathlib import Path
 import pytest
 from run_scripts import ROOT, run_script
 
+from textvae.cli.main import main
+
+TINY = tuple(
+    f"model.decoder.architecture.{size}"
+    for size in ("num_hidden_layers=1", "hidden_size=16", "intermediate_size=32", "num_attention_heads=2")
+)
+
 
 def test_everything_is_measured(
     prepared: Path, encoder_backbone: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "benchmarks.json"
-    small = ("num_hidden_layers=1", "hidden_size=16", "intermediate_size=32", "num_attention_heads=2")
     changes = (
         f"model.encoder.name={encoder_backbone}",
         "model.units.width=16",
         "model.units.heads=2",
         "data.batch_tokens=200",
-        *(f"model.decoder.architecture.{size}" for size in small),
+        *TINY,
     )
     source = ("--source", str(prepared.parent / "corpus.jsonl"), "--limit", "20", "--vocabulary-size", "400")
     assert run_script("benchmarks/run.py", *source, "--steps", "2", "--out", str(out), *changes) == 0
@@ -38,6 +44,25 @@ def test_everything_is_measured(
     assert measures["embedding"]["tokens"] == measures["likelihood"]["tokens"]
     assert found["config"]["model"]["units"]["width"] == 16
     assert not list(ROOT.glob("benchmarks.json"))
+
+
+def test_time_by_length_is_that_of_the_same_sentences(
+    prepared: Path, encoder_backbone: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data, out = tmp_path / "data", tmp_path / "lengths.json"
+    corpus = str(prepared.parent / "corpus.jsonl")
+    options = ("--encoder", encoder_backbone, "--vocabulary-size", "300", "--cache-features")
+    assert main(["prepare", corpus, "--out", str(data), *options]) == 0
+    changes = (f"model.encoder.name={encoder_backbone}", "model.units.width=16", "model.units.heads=2", *TINY)
+    asked = ("--sentences", "2", "12", "--total", "24", "--repeat", "2", "--out", str(out))
+    assert run_script("benchmarks/document_length.py", str(data), *asked, *changes) == 0
+    short, long = json.loads(out.read_text(encoding="utf-8"))["lengths"].values()
+    assert (short["documents"], long["documents"]) == (12, 2)
+    assert short["tokens"] == long["tokens"]
+    assert short["times_the_first"] == 1
+    for one in (short, long):
+        assert one["microseconds"] > one["floor_microseconds"] > 0
+    assert f"| 12 | {long['microseconds']:,.0f} |" in capfd.readouterr().out
 
 
 @pytest.mark.slow
