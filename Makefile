@@ -56,7 +56,7 @@ data/quickstart/textvae_data.json data/quickstart-small/textvae_data.json: | $(I
 test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers auto
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses logical --dist worksteal
 
 lint: $(INSTALLED)

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import asdict, dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -28,6 +28,7 @@ import psutil
 import pyarrow
 
 from textvae.atomic import write_json
+from textvae.cli.main import main as textvae
 from textvae.damage import sha256_of
 from textvae.data.dataset import METADATA_FILE
 from textvae.data.sources.files import read_file
@@ -180,7 +181,11 @@ def main() -> None:
             shown(f"prepare {count} short", measures[f"prepare {count} short"])
         if arguments.open:
             write_short_corpus(folder / "template", 1024)
-            prepared(folder / "template", folder / "template-data", ["--vocabulary-size", "300", *options])
+            asked = ["prepare", str(folder / "template"), "--out", str(folder / "template-data")]
+            with redirect_stdout(None):
+                status = textvae([*asked, "--vocabulary-size", "300", *options])
+            if status:
+                raise SystemExit("the data set to be opened could not be prepared")
         for count in arguments.open:
             write_prepared(folder / "template-data", folder / f"open-{count}", count)
             command = [sys.executable, "-c", OPENED, str(folder / f"open-{count}")]

@@ -1,5 +1,6 @@
 """What pytest loads first, in the process that deals the tests out to others, too: that one imports nothing more."""
 
+import gc
 import multiprocessing.forkserver
 
 import pytest
@@ -7,7 +8,9 @@ import pytest
 
 def pytest_configure(config: pytest.Config) -> None:
     if not config.getoption("numprocesses", None):
+        gc.disable()  # as in `preloaded`
         config.pluginmanager.import_plugin("shared")
+        gc.enable()
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

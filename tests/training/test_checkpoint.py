@@ -386,16 +386,16 @@ def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
 def test_two_processes_resume_as_two(prepared: Path, settings: Settings, tmp_path: Path, kind: str) -> None:
     """Each with its own random generators, the run bit for bit as the uninterrupted one."""
     model = settings("document", "sentence", architecture={"resid_pdrop": 0.1})
-    paths = []
-    for name in ("whole", "broken"):
-        config = configured(prepared, tmp_path / name, model, **{**OPTIONS, "micro_batch_tokens": 150})
-        paths.append(tmp_path / f"{name}.yaml")
-        paths[-1].write_text(yaml.safe_dump(to_dict(config)), encoding="utf-8")
-    for path in paths:
-        forked(2, ["train.py", "--config", str(path)], **KINDS[kind])
-    folder = RunFolder(tmp_path / "broken")
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    config = configured(prepared, whole, model, **{**OPTIONS, "micro_batch_tokens": 150})
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(to_dict(config)), encoding="utf-8")
+    forked(2, ["train.py", "--config", str(path)], **KINDS[kind])
+    shutil.copytree(whole, broken)
+    folder = RunFolder(broken)
     assert len(list(folder.step_folder(6).glob("process-*"))) == 2
     shutil.rmtree(folder.step_folder(7))
-    forked(2, ["train.py", "--config", str(paths[1]), "train.resume=true"], **KINDS[kind])
-    assert_same_run(tmp_path / "broken", tmp_path / "whole")
-    assert Counter(record["step"] for record in records(tmp_path / "broken")) == Counter(range(1, 8))
+    again = ["train.py", "--config", str(path), f"train.output={broken}", "train.resume=true"]
+    forked(2, again, **KINDS[kind])
+    assert_same_run(broken, whole)
+    assert Counter(record["step"] for record in records(broken)) == Counter(range(1, 8))

@@ -61,9 +61,14 @@ def assert_consistent(vae: DocumentVAE, written: WrittenDocument, options: Sampl
     assert not any(vae.layout.end_id in words for words in written.sentences)
 
 
-@pytest.mark.parametrize(("hierarchy", "levels", "context"), CASES, ids=str)
-def test_what_is_written_is_a_document(hierarchy: tuple[str, ...], levels: tuple[str, ...], context: str) -> None:
-    vae = tiny.model(levels, hierarchy, context=context, context_tokens=6)
+@pytest.fixture(scope="module", params=CASES, ids=str)
+def vae(request: pytest.FixtureRequest) -> DocumentVAE:
+    """Of every hierarchy, choice of latent levels and width of context; it is only read."""
+    hierarchy, levels, context = request.param
+    return tiny.model(levels, hierarchy, context=context, context_tokens=6)
+
+
+def test_what_is_written_is_a_document(vae: DocumentVAE) -> None:
     options = SamplingOptions(max_sentence_tokens=4, max_children=2, batch_tokens=24)
     first = write(vae, nothing(vae, 4), 0, options)
     for written in first:
@@ -73,10 +78,9 @@ def test_what_is_written_is_a_document(hierarchy: tuple[str, ...], levels: tuple
     assert write(vae, nothing(vae, 4), 1, options) != first
 
 
-@pytest.mark.parametrize(("hierarchy", "levels", "context"), CASES, ids=str)
-def test_a_given_structure_is_kept(hierarchy: tuple[str, ...], levels: tuple[str, ...], context: str) -> None:
+def test_a_given_structure_is_kept(vae: DocumentVAE) -> None:
     """All of it when nothing is resampled, else what lies above the level; also where no latent tells it."""
-    vae = tiny.model(levels, hierarchy, context=context, context_tokens=6)
+    hierarchy = vae.config.hierarchy
     structure = tiny.documents(hierarchy)[0].structure
     (written,) = write(vae, [source_plan(vae, None)], 0, SHORT)
     assert written.structure == structure
@@ -297,19 +301,16 @@ def test_top_p_and_temperature_sharpen() -> None:
     assert len(narrow) < len(plain)
 
 
-@pytest.mark.parametrize(("hierarchy", "levels", "context"), CASES, ids=str)
-def test_a_document_is_the_same_in_any_company(
-    hierarchy: tuple[str, ...], levels: tuple[str, ...], context: str
-) -> None:
+def test_a_document_is_the_same_in_any_company(vae: DocumentVAE) -> None:
     """Alone, among others and with no room for a second row: latents to rounding, structure and text to the letter."""
-    vae = tiny.model(levels, hierarchy, context=context, context_tokens=6)
     together = write_documents(vae, nothing(vae, 4), SHORTER, 0)
     narrow = write_documents(vae, nothing(vae, 4), replace(SHORTER, batch_tokens=1), 0)
     assert narrow == together
     for draw in (0, 3):
         (alone,) = write_documents(vae, nothing(vae), SHORTER, 0, draws=[draw])
         assert alone == together[draw]
-        for name in levels:
+        assert alone.plan.z.keys() == together[draw].plan.z.keys() == set(vae.level_names)
+        for name in vae.level_names:
             torch.testing.assert_close(alone.plan.z[name], together[draw].plan.z[name], atol=1e-5, rtol=1e-4)
     assert len({str(document.sentences) for document in together}) == 4
 
@@ -332,9 +333,7 @@ def test_rows_that_are_done_leave() -> None:
     assert sum(rows) < 0.7 * max(lengths) * len(lengths), "the case must leave something to save"
 
 
-@pytest.mark.parametrize(("hierarchy", "levels", "context"), CASES, ids=str)
-def test_progress_ends_at_all_planned_units(hierarchy: tuple[str, ...], levels: tuple[str, ...], context: str) -> None:
-    vae = tiny.model(levels, hierarchy, context=context, context_tokens=6)
+def test_progress_ends_at_all_planned_units(vae: DocumentVAE) -> None:
     keys, noise = document_keys(range(3), vae.device), KeyedNoise(0)
     writer = _Writer(vae, complete_plans(vae, nothing(vae, 3), keys, noise, SHORT), keys, noise, SHORT)
     with torch.no_grad(), tqdm(total=writer.num_units, file=StringIO()) as bar:
