@@ -179,6 +179,20 @@ def test_structure_is_bernoulli_and_unasked_events_cost_nothing() -> None:
     torch.testing.assert_close(found, (bernoulli * told.abs()).sum(1))
 
 
+@pytest.mark.parametrize("prior", ["autoregressive", "independent"])
+def test_whether_a_unit_ends_its_parents_is_told_by_its_own_latent(units: UnitLevel, prior: str) -> None:
+    """And by those before it where the prior is autoregressive; by none after it, or of another document."""
+    unit = level(prior)
+    above, z, told = random(1, UNITS, WIDTH), random(2, UNITS, LATENT), events()
+    before = unit(above, None, units, told, z, z).structure.logits
+    changed = COUNTS[0] + COUNTS[1] + 4
+    other = z.clone()
+    other[changed] += 1.0
+    moved = (unit(above, None, units, told, other, other).structure.logits != before).any(1)
+    later = torch.arange(UNITS) >= changed if prior == "autoregressive" else torch.arange(UNITS) == changed
+    assert torch.equal(moved, later)
+
+
 def test_a_fresh_prior_is_standard_normal(units: UnitLevel) -> None:
     torch.manual_seed(0)
     fresh = Level(
