@@ -37,6 +37,13 @@ class Chunk:
     after: Position
 
 
+@dataclass(frozen=True)
+class Unreadable:
+    """Stands where a chunk could not be read or segmented: an error when training comes to it, and not before."""
+
+    reason: str
+
+
 class ChunkReader:
     """One process's documents, epoch after epoch.
 
@@ -52,8 +59,14 @@ class ChunkReader:
         self.num_processes = num_processes
         self.parts_of_shard = -(-num_processes // len(shards))
 
-    def chunks(self, position: Position) -> Iterator[Chunk]:
-        """What is read from `position` on, without end. Raises ValueError as `read_file` does."""
+    def chunks(self, position: Position) -> Iterator[Chunk | Unreadable]:
+        """What is read from `position` on, without end or up to what cannot be read."""
+        try:
+            yield from self._chunks(position)
+        except (ValueError, OSError) as error:
+            yield Unreadable(str(error))
+
+    def _chunks(self, position: Position) -> Iterator[Chunk]:
         while True:
             for number, (shard, first) in enumerate(self._parts(position.epoch)):
                 if number < position.part:

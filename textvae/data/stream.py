@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from textvae.config import DataConfig
 from textvae.data.batch import BatchLayout, DocumentBatch
-from textvae.data.chunks import Chunk, ChunkReader, Position
+from textvae.data.chunks import Chunk, ChunkReader, Position, Unreadable
 from textvae.data.collate import collate
 from textvae.data.dataset import PreparedSplit, load_prepared
 from textvae.data.document import EncodedDocument
@@ -49,9 +49,8 @@ class EncodedChunk:
     after: Position
 
 
-class Encoder(Dataset[EncodedChunk | ValueError]):
-    """A chunk of raw documents, which stands in for an index, -> its sections; an error is given back, for its message
-    to arrive without the worker's stack."""
+class Encoder(Dataset[EncodedChunk | Unreadable]):
+    """A chunk of raw documents, which stands in for an index, -> its sections."""
 
     def __init__(self, processor: DocumentProcessor, max_sentences: int | None, held_out: Collection[int]) -> None:
         """held_out: `text_hash` of sections that must not be trained on."""
@@ -59,11 +58,13 @@ class Encoder(Dataset[EncodedChunk | ValueError]):
         self.max_sentences = max_sentences
         self.held_out = held_out
 
-    def __getitem__(self, chunk: Chunk) -> EncodedChunk | ValueError:
+    def __getitem__(self, chunk: Chunk | Unreadable) -> EncodedChunk | Unreadable:
+        if isinstance(chunk, Unreadable):
+            return chunk
         try:
             found = encode_documents(chunk.documents, self.processor, self.max_sentences, self.held_out)
         except ValueError as error:
-            return error
+            return Unreadable(str(error))
         sections, account = found
         return EncodedChunk([without_text(section) for section in sections], account, chunk.after)
 
@@ -71,7 +72,8 @@ class Encoder(Dataset[EncodedChunk | ValueError]):
 class Stream:
     """One process's part of every step, read from its share of the source's shards.
 
-    A step's documents of all processes are `batch_tokens` tokens on average. An epoch ends when this process has read
+    A step's documents of all processes are `batch_tokens` tokens on average, where they are shorter than the share of a
+    process. An epoch ends when this process has read
     its share, and the next begins when the buffer is empty: every document is trained on once an epoch. Processes whose
     shares differ in size do not stay in the same epoch.
     """
@@ -161,7 +163,7 @@ class Stream:
         parts = fill(np.arange(len(ordered)), counts, self.settings.micro_batch_tokens)
         return tuple(collate([ordered[number] for number in part], self.layout) for part in parts)
 
-    def _documents(self, chunks: Iterator[EncodedChunk | ValueError]) -> Iterator[EncodedDocument]:
+    def _documents(self, chunks: Iterator[EncodedChunk | Unreadable]) -> Iterator[EncodedDocument]:
         """Drawn from the buffer, which is kept full until an epoch ends, and then emptied."""
         while True:
             while self._position.epoch == self._epoch and len(self._buffer) <= self.settings.stream_buffer:
@@ -179,9 +181,9 @@ class Stream:
                 )
             self._epoch, self._drawn = self._epoch + 1, 0
 
-    def _take(self, chunk: EncodedChunk | ValueError) -> None:
-        if isinstance(chunk, ValueError):
-            raise chunk
+    def _take(self, chunk: EncodedChunk | Unreadable) -> None:
+        if isinstance(chunk, Unreadable):
+            raise ValueError(chunk.reason)
         self._buffer.put(chunk.sections)
         self._position = chunk.after
         if self._epoch == 0:
