@@ -111,7 +111,7 @@ def test_an_epoch_is_what_prepare_made_of_the_training_split(prepared: Path, cor
         found = names[epoch * len(split) : (epoch + 1) * len(split)]
         assert sorted(found) == sorted(split.column("id"))
         assert found != names[: len(split)] or epoch == 0, "an epoch is shuffled anew"
-    told = stream.account()
+    told = stream.news()
     assert f"33 documents read, {len(split)} documents kept" in told
     assert f"{split.token_counts.sum():,} tokens" in told
     assert f"{33 - len(split)} documents set aside" in told
@@ -145,8 +145,9 @@ def test_a_stream_goes_on_after_any_step(
         resumed = streamed(prepared, corpus)
         resumed.load_state_dict(read_state(tmp_path / "state.safetensors"))
         assert ids_of(resumed, stop, num_workers) == whole[stop:]
-        assert told in ("", resumed.account())
-        told = resumed.account()
+        news = resumed.news()
+        assert told in ("", news)
+        told = news
 
 
 def test_the_batches_after_a_resume_are_the_same_tensors(prepared: Path, corpus: Path) -> None:

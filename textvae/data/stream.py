@@ -110,6 +110,7 @@ class Stream:
         self._excess = 0
         """Tokens, times processes, by which the steps so far are ahead of `batch_tokens` each."""
         self._account = Account.of((), COUNTED, 0, 0)
+        self._told: Account | None = None
 
     @property
     def fingerprint(self) -> StreamFingerprint:
@@ -126,9 +127,13 @@ class Stream:
             told += f", each read by several of the {processes} processes"
         return told + (f"; {listed(self.source.passed_over)}" if self.source.passed_over else "")
 
-    def account(self) -> str:
-        """What became of the documents that all processes have read, each once; all processes call this together."""
+    def news(self) -> str:
+        """What became of the documents that all processes have read, of the first epoch of each; empty where that was
+        told before. All processes call it together."""
         total = reduce(add, gather_object([self._account]))
+        if total == self._told:
+            return ""
+        self._told = total
         return f"'{self.settings.stream}': {total.summary().listed()}"
 
     def batches(self, first: int, num_workers: int) -> Iterator[StepBatches]:

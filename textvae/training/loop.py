@@ -105,8 +105,8 @@ def train(config: Config) -> Path:
             progress.log(step + 1, sums, weights, gradients, rate, objective.collapsed(step))
             is_last = step + 1 == settings.steps
             if (step + 1) % settings.validate_every == 0 or is_last:
-                if stream is not None:
-                    accelerator.print(stream.account(), flush=True)
+                if stream is not None and (news := stream.news()):
+                    accelerator.print(news, flush=True)
                 scores = validate(plain, validation, config, accelerator)
                 if progress.validated(step + 1, scores):
                     best = whole_weights(plain, accelerator.is_main_process)
