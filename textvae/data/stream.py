@@ -102,7 +102,7 @@ class Stream:
         self._reader = ChunkReader(source.shards, seed, accelerator.process_index, accelerator.num_processes)
         self._position = Position()
         """Behind the last document in the buffer."""
-        self._epoch = 0
+        self.epoch = 0
         """Of the documents in the buffer."""
         self._drawn = 0
         """In this epoch."""
@@ -171,10 +171,10 @@ class Stream:
     def _documents(self, chunks: Iterator[EncodedChunk | Unreadable]) -> Iterator[EncodedDocument]:
         """Drawn from the buffer, which is kept full until an epoch ends, and then emptied."""
         while True:
-            while self._position.epoch == self._epoch and len(self._buffer) <= self.settings.stream_buffer:
+            while self._position.epoch == self.epoch and len(self._buffer) <= self.settings.stream_buffer:
                 self._take(next(chunks))
             if self._buffer:
-                key = [self.seed, self._reader.process, self._epoch, self._drawn]
+                key = [self.seed, self._reader.process, self.epoch, self._drawn]
                 self._drawn += 1
                 yield self._buffer.draw(key)
                 continue
@@ -184,21 +184,21 @@ class Stream:
                     f"data.stream: '{self.settings.stream}' holds no document to train on{whose}:\n"
                     f"  {self._account.summary().listed()}"
                 )
-            self._epoch, self._drawn = self._epoch + 1, 0
+            self.epoch, self._drawn = self.epoch + 1, 0
 
     def _take(self, chunk: EncodedChunk | Unreadable) -> None:
         if isinstance(chunk, Unreadable):
             raise ValueError(chunk.reason)
         self._buffer.put(chunk.sections)
         self._position = chunk.after
-        if self._epoch == 0:
+        if self.epoch == 0:
             self._account += chunk.account
 
     def state_dict(self) -> dict[str, Any]:
         """Of what was drawn for the steps so far."""
         return {
             "position": asdict(self._position),
-            "epoch": self._epoch,
+            "epoch": self.epoch,
             "drawn": self._drawn,
             "excess": self._excess,
             "account": asdict(self._account),
@@ -207,7 +207,7 @@ class Stream:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._position = Position(**state["position"])
-        self._epoch = state["epoch"]
+        self.epoch = state["epoch"]
         self._drawn = state["drawn"]
         self._excess = state["excess"]
         self._account = Account.parse(state["account"])
