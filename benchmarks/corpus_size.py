@@ -201,7 +201,7 @@ def main() -> None:
             shown(f"prepare {times} x", measures[f"prepare {times} x"])
         if arguments.stream:
             write_corpus(arguments.source, folder / "sample", 0.1)
-            prepared(folder / "sample", folder / "sample-data", ["--vocabulary-size", "300", *options])
+            prepared(folder / "sample", folder / "sample-data", options)
         for times in arguments.stream:
             write_corpus(arguments.source, folder / f"stream-{times}", times)
             measures[f"stream {times} x"] = streamed(folder / f"stream-{times}", folder / "sample-data")
