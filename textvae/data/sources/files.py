@@ -22,7 +22,17 @@ from textvae.data.document import SourceDocument
 from textvae.data.sources.folder import file_kind
 from textvae.data.sources.records import FieldNames, parse_record
 
-_OPENERS: dict[str, Callable[..., Any]] = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
+
+def _open_zstandard(path: Path, mode: str) -> Any:
+    return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))
+
+
+_OPENERS: dict[str, Callable[..., Any]] = {
+    ".xz": lzma.open,
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".zst": _open_zstandard,
+}
 _MARK = "\ufeff"
 # The longer first: UTF-32's mark begins with that of UTF-16.
 _MARKED_ENCODINGS = (
@@ -136,7 +146,7 @@ def _parse_json(line: str, place: str) -> Any:
 def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
     with _open(path) as file:
         encoding = _marked_encoding(file.read(4))
-        file.seek(0)
+    with _open(path) as file:
         if encoding is None:
             for number, line in enumerate(file, 1):
                 yield number, _decode(line, f"{path}, line {number}").lstrip(_MARK)
