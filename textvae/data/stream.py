@@ -72,10 +72,9 @@ class Encoder(Dataset[EncodedChunk | Unreadable]):
 class Stream:
     """One process's part of every step, read from its share of the source's shards.
 
-    A step's documents of all processes are `batch_tokens` tokens on average, where they are shorter than the share of a
-    process. An epoch ends when this process has read
-    its share, and the next begins when the buffer is empty: every document is trained on once an epoch. Processes whose
-    shares differ in size do not stay in the same epoch.
+    A step's documents of all processes are `batch_tokens` tokens on average, where none is longer than the share of a
+    process. An epoch ends when this process has read its shards, and the next begins when the buffer is empty: every
+    document is trained on once an epoch. Processes whose shards differ in size do not stay in the same epoch.
     """
 
     def __init__(
