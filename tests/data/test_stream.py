@@ -184,12 +184,16 @@ def test_a_document_comes_far_from_its_neighbours_as_the_buffer_is_large(prepare
     records = [{"id": f"{number:03}", "text": f"Boat number {number} was late."} for number in range(200)]
     source = written(tmp_path / "shard", records)
 
-    def moved(buffer: int) -> float:
-        found = list(chain.from_iterable(ids_of(streamed(prepared, source, buffer=buffer, steps=18))))[:200]
-        return sum(abs(place - int(name)) for place, name in enumerate(found)) / len(found)
+    def drawn(buffer: int, seed: int = 0) -> list[int]:
+        steps = ids_of(streamed(prepared, source, buffer=buffer, steps=18, seed=seed))
+        return list(map(int, chain.from_iterable(steps)))[:200]
 
-    assert moved(1) < 12
-    assert moved(200) > 40
+    def moved(found: list[int]) -> float:
+        return sum(abs(place - number) for place, number in enumerate(found)) / len(found)
+
+    assert moved(drawn(1)) < 12
+    assert moved(drawn(200)) > 40
+    assert drawn(200) != drawn(200, seed=1)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
