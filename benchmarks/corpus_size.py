@@ -170,7 +170,7 @@ def prepared(source: Path, out: Path, options: Sequence[str]) -> dict[str, float
 def streamed(source: Path, data: Path) -> dict[str, float]:
     """An epoch of batches, tokenised by one worker process."""
     found = watched([sys.executable, "-c", STREAMED, str(data), str(source)])
-    documents = sum(1 for file in source.iterdir() for _ in file.open("rb"))
+    documents = sum(file.read_bytes().count(b"\n") for file in source.iterdir())
     return {"documents": documents, **asdict(found)}
 
 

@@ -81,10 +81,11 @@ def whole(prepared: Path, shards: Path, model: ModelConfig, tmp_path_factory: py
     return config
 
 
-@pytest.fixture
-def stopped(whole: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+@pytest.fixture(scope="module")
+def killed(whole: Config, tmp_path_factory: pytest.TempPathFactory) -> Config:
     """The same run killed in its sixth step, saved after its fourth."""
-    config = replace(whole, train=replace(whole.train, output=str(tmp_path / "run")))
+    output = tmp_path_factory.mktemp("runs") / "killed"
+    config = replace(whole, train=replace(whole.train, output=str(output)))
     log = Progress.log
 
     def kill(self: Progress, step: int, *rest: Any) -> None:
@@ -92,20 +93,28 @@ def stopped(whole: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
         if step == 6:
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Progress, "log", kill)
         with pytest.raises(KeyboardInterrupt):
             train(config)
     return config
 
 
+@pytest.fixture
+def stopped(killed: Config, tmp_path: Path) -> Config:
+    """A copy of it, to be resumed."""
+    shutil.copytree(killed.train.output, tmp_path / "run")
+    return replace(killed, train=replace(killed.train, output=str(tmp_path / "run")))
+
+
 def test_a_run_tells_what_it_reads_and_sets_aside(
     prepared: Path, shards: Path, model: ModelConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    train(streaming(prepared, shards, tmp_path / "run", model, steps=6))
+    config = streaming(prepared, shards, tmp_path / "run", model, steps=1)
+    train(replace(config, data=replace(config.data, stream_buffer=64)))
     told = capfd.readouterr().out
     split = load_prepared(prepared, "train")
-    assert f"the stream of {SHARDS} shards of '{shards}'; steps 0 to 6" in told
+    assert f"the stream of {SHARDS} shards of '{shards}'; steps 0 to 1" in told
     assert f"'{shards}': 32 documents read, {len(split)} documents kept" in told
     assert ": its text is held out, in validation or test" in told
 
@@ -171,8 +180,8 @@ def test_cached_features_of_the_sample_are_no_hindrance(
     )
     prepare(options, features, features.fingerprint)
     assert load_prepared(tmp_path / "cached", "train").has_features
-    cached = train(streaming(tmp_path / "cached", shards, tmp_path / "with", model, steps=2))
-    plain = train(streaming(prepared, shards, tmp_path / "without", model, steps=2))
+    cached = train(streaming(tmp_path / "cached", shards, tmp_path / "with", model, steps=1))
+    plain = train(streaming(prepared, shards, tmp_path / "without", model, steps=1))
     for ours, theirs in zip(records(cached), records(plain), strict=True):
         assert ours["nll_per_token"] == pytest.approx(theirs["nll_per_token"], rel=1e-3)
 
