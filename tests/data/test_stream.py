@@ -219,6 +219,19 @@ def test_what_cannot_be_read_is_named(prepared: Path, tmp_path: Path, num_worker
     assert "set aside 'none': its text is null" in nothing
 
 
+def test_damaged_lines_are_set_aside_and_named(prepared: Path, tmp_path: Path) -> None:
+    """Training that came far is not ended by one; `prepare` refuses it, at once."""
+    folder = written(tmp_path / "shards", [{"id": "first", "text": "The boat was late."}])
+    with (folder / "0.jsonl").open("ab") as file:
+        file.write(b'\n{"id": "cut", "te\n["a list"]\n{"text": "caf\xe9"}\n{"id": "last", "text": "Nobody spoke."}\n')
+    stream = streamed(prepared, folder)
+    assert set(chain.from_iterable(ids_of(stream))) == {"first", "last"}
+    told = stream.news()
+    assert "5 documents read, 2 documents kept" in told
+    for line, reason in ((2, "not valid JSON"), (3, "a JSON list"), (4, "not valid UTF-8")):
+        assert f"set aside '0:{line}': {folder / '0.jsonl'}, line {line}: {reason}" in told
+
+
 def test_sources_that_are_no_stream_are_refused(prepared: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no-such\.jsonl': there is no such file or folder"):
         streamed(prepared, tmp_path / "no-such.jsonl")

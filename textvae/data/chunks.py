@@ -11,6 +11,7 @@ from itertools import islice
 import numpy as np
 
 from textvae.data.document import SourceDocument
+from textvae.data.sources.files import DamagedRecord
 from textvae.data.sources.shards import Shard
 
 CHUNK_DOCUMENTS = 8
@@ -32,7 +33,7 @@ class Position:
 class Chunk:
     """Documents that were read one after the other, and the position behind them."""
 
-    documents: tuple[SourceDocument, ...]
+    documents: tuple[SourceDocument | DamagedRecord, ...]
     """None at the end of an epoch."""
     after: Position
 

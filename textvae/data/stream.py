@@ -29,14 +29,15 @@ from textvae.data.batch import BatchLayout, DocumentBatch
 from textvae.data.chunks import Chunk, ChunkReader, Position, Unreadable
 from textvae.data.collate import collate
 from textvae.data.dataset import PreparedSplit, load_prepared
-from textvae.data.document import EncodedDocument
+from textvae.data.document import EncodedDocument, SourceDocument
 from textvae.data.fingerprint import StreamFingerprint
 from textvae.data.loader import StepBatches
 from textvae.data.plan import fill
 from textvae.data.prepare.stages import COUNTED, encode_documents, text_hash
-from textvae.data.prepare.summary import Account
+from textvae.data.prepare.summary import Account, SetAside
 from textvae.data.shuffle_buffer import ShuffleBuffer, without_text
 from textvae.data.sources.corpus import SourceOptions
+from textvae.data.sources.files import DamagedRecord
 from textvae.data.sources.folder import listed
 from textvae.data.sources.shards import ShardedSource, open_shards
 from textvae.data.text.processor import DocumentProcessor
@@ -61,11 +62,13 @@ class Encoder(Dataset[EncodedChunk | Unreadable]):
     def __getitem__(self, chunk: Chunk | Unreadable) -> EncodedChunk | Unreadable:
         if isinstance(chunk, Unreadable):
             return chunk
+        whole = [document for document in chunk.documents if isinstance(document, SourceDocument)]
+        damaged = [SetAside(each.id, each.reason) for each in chunk.documents if isinstance(each, DamagedRecord)]
         try:
-            found = encode_documents(chunk.documents, self.processor, self.max_sentences, self.held_out)
+            sections, account = encode_documents(whole, self.processor, self.max_sentences, self.held_out)
         except ValueError as error:
             return Unreadable(str(error))
-        sections, account = found
+        account += Account(len(damaged), 0, {}, len(damaged), tuple(damaged))
         return EncodedChunk([without_text(section) for section in sections], account, chunk.after)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from textvae.data.document import SourceDocument
 from textvae.data.sources import python_docs
-from textvae.data.sources.files import read_file
+from textvae.data.sources.files import DamagedRecord, read_records
 from textvae.data.sources.folder import PassedOver, find_files
 from textvae.data.sources.hub import load_hub_splits, parse_rows
 from textvae.data.sources.records import FieldNames
@@ -23,8 +23,8 @@ class Shard:
     name: str
     num_bytes: int
     """Of the file; 0 where that is not known."""
-    read: Callable[[], Iterator[SourceDocument]]
-    """Its documents, one after the other, the same every time. Raises ValueError as `read_file` does."""
+    read: Callable[[], Iterator[SourceDocument | DamagedRecord]]
+    """Its documents, one after the other, the same every time. Raises ValueError as `read_records` does."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def open_shards(source: str, fields: FieldNames) -> ShardedSource:
             Shard(
                 (file.relative_to(root) if file != root else Path(file.name)).as_posix(),
                 file.stat().st_size,
-                partial(read_file, file, root, fields),
+                partial(read_records, file, root, fields),
             )
             for file in files.splits["train"]
         ]
