@@ -57,11 +57,13 @@ from accelerate import Accelerator
 from textvae.config import DataConfig
 from textvae.data.batch import BatchLayout
 from textvae.data.dataset import load_prepared
+from textvae.data.sources.shards import open_shards
 from textvae.data.stream import open_stream
 settings = DataConfig(sys.argv[1], 16384, 16384, stream=sys.argv[2], stream_buffer=512)
 training = load_prepared(settings.path, "train")
 layout = BatchLayout(training.processor.hierarchy, training.processor.hierarchy[-1], 256, 1, 2, 0, 0)
-stream = open_stream(settings, training, layout, Accelerator(cpu=True), steps=10**9, seed=1)
+source = open_shards(settings.stream, training.source_options.fields)
+stream = open_stream(settings, source, training, layout, Accelerator(cpu=True), steps=10**9, seed=1)
 for _ in stream.batches(0, 1):
     if stream.epoch:
         break

@@ -72,7 +72,8 @@ def streamed(prepared: Path, source: Path | str, **options: int) -> Stream:
     batch_tokens, buffer = options.pop("batch_tokens", 100), options.pop("buffer", 5)
     settings = DataConfig(str(prepared), batch_tokens, 60, stream=str(source), stream_buffer=buffer)
     training = load_prepared(prepared, "train")
-    return open_stream(settings, training, LAYOUT, Accelerator(cpu=True), **{"steps": 40, "seed": 3, **options})
+    found = open_shards(str(source), training.source_options.fields)
+    return open_stream(settings, found, training, LAYOUT, Accelerator(cpu=True), **{"steps": 40, "seed": 3, **options})
 
 
 def ids_of(stream: Stream, first: int = 0, num_workers: int = 0) -> list[list[str]]:
@@ -245,15 +246,16 @@ def test_sources_that_are_no_stream_are_refused(prepared: Path, tmp_path: Path) 
 def test_a_stream_is_read_as_its_sample_was_prepared(prepared: Path, tmp_path: Path) -> None:
     """The field that holds the text, and where long documents are cut."""
     source = written(tmp_path / "shards", [{"id": "a", "body": "The boat was late.\n\nNobody spoke.\n\nIt rained."}])
-    training = load_prepared(prepared, "train")
-    options = training.metadata["options"]
+    usual = load_prepared(prepared, "train")
+    options = usual.metadata["options"]
     changed = {**options, "fields": {**options["fields"], "text": "body"}, "max_document_sentences": 1}
-    training = replace(training, metadata={**training.metadata, "options": changed})
+    training = replace(usual, metadata={**usual.metadata, "options": changed})
     settings = DataConfig(str(prepared), 5, 60, stream=str(source))
-    stream = open_stream(settings, training, LAYOUT, Accelerator(cpu=True), steps=3, seed=0)
+    found = open_shards(str(source), training.source_options.fields)
+    stream = open_stream(settings, found, training, LAYOUT, Accelerator(cpu=True), steps=3, seed=0)
     assert sorted(chain.from_iterable(ids_of(stream)))[:3] == ["a#1", "a#2", "a#3"]
-    told = open_stream(settings, load_prepared(prepared, "train"), LAYOUT, Accelerator(cpu=True), steps=3, seed=0)
-    assert told.fingerprint != stream.fingerprint
+    other = open_stream(settings, found, usual, LAYOUT, Accelerator(cpu=True), steps=3, seed=0)
+    assert other.fingerprint != stream.fingerprint
 
 
 def test_streams_are_told_apart_by_their_shards(prepared: Path, corpus: Path, tmp_path: Path) -> None:

@@ -29,13 +29,15 @@ from accelerate import Accelerator
 from textvae.build import build_model
 from textvae.config_file import load_config
 from textvae.data.dataset import load_prepared
+from textvae.data.sources.shards import open_shards
 from textvae.data.stream import open_stream
 
 accelerator = Accelerator(cpu=True)
 config = load_config(sys.argv[1])
 training = load_prepared(config.data.path, "train")
 layout = build_model(config.model, training.processor).layout
-stream = open_stream(config.data, training, layout, accelerator, steps=10, seed=0)
+source = open_shards(config.data.stream, training.source_options.fields)
+stream = open_stream(config.data, source, training, layout, accelerator, steps=10, seed=0)
 for part in stream.batches(0, 0):
     print(json.dumps({
         "process": accelerator.process_index,
@@ -184,6 +186,14 @@ def test_cached_features_of_the_sample_are_no_hindrance(
     plain = train(streaming(prepared, shards, tmp_path / "without", model, steps=1))
     for ours, theirs in zip(records(cached), records(plain), strict=True):
         assert ours["nll_per_token"] == pytest.approx(theirs["nll_per_token"], rel=1e-3)
+
+
+def test_a_source_that_is_not_there_is_named_before_anything_is_written(
+    prepared: Path, model: ModelConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"no-such\.parquet': there is no such file or folder"):
+        train(streaming(prepared, tmp_path / "no-such.parquet", tmp_path / "run", model))
+    assert not (tmp_path / "run").exists()
 
 
 def command(config: Config, output: Path, *overrides: str) -> list[str]:

@@ -39,7 +39,7 @@ from textvae.data.shuffle_buffer import ShuffleBuffer, without_text
 from textvae.data.sources.corpus import SourceOptions
 from textvae.data.sources.files import DamagedRecord
 from textvae.data.sources.folder import listed
-from textvae.data.sources.shards import ShardedSource, open_shards
+from textvae.data.sources.shards import ShardedSource
 from textvae.data.text.processor import DocumentProcessor
 
 
@@ -218,6 +218,7 @@ class Stream:
 
 def open_stream(
     settings: DataConfig,
+    source: ShardedSource,
     training: PreparedSplit,
     layout: BatchLayout,
     accelerator: Accelerator,
@@ -225,12 +226,8 @@ def open_stream(
     steps: int,
     seed: int,
 ) -> Stream:
-    """The stream of `settings.stream`, read, segmented and tokenised as the prepared data in `settings.path` were.
-
-    Raises ValueError for a source that cannot be found or has no training split.
-    """
+    """The stream of `source`, segmented and tokenised as the prepared data in `settings.path` were."""
     options = training.source_options
-    source = open_shards(settings.stream, options.fields)
     encoder = Encoder(training.processor, options.max_document_sentences, _held_out(settings.path, training))
     return Stream(settings, source, options, encoder, layout, accelerator, steps=steps, seed=seed)
 

@@ -22,6 +22,7 @@ from textvae.config import Config, TrainConfig
 from textvae.data.dataset import PreparedSplit, load_prepared
 from textvae.data.loader import StepBatches, TrainingSteps, walk
 from textvae.data.plan import BatchPlan, spread
+from textvae.data.sources.shards import ShardedSource, open_shards
 from textvae.data.stream import Stream, open_stream
 from textvae.devices import best_precision, choose_device
 from textvae.model.noise import KeyedNoise
@@ -54,6 +55,8 @@ def train(config: Config) -> Path:
     set_seed(settings.seed)
     training = load_prepared(config.data.path, "train")
     validation = load_prepared(config.data.path, "validation")
+    # Found before anything is written or computed.
+    source = open_shards(config.data.stream, training.source_options.fields) if config.data.stream else None
     if accelerator.is_main_process and not resumes:
         output.begin(config)
     if settings.resume and not resumes:
@@ -65,7 +68,8 @@ def train(config: Config) -> Path:
         start(plain, training, config, accelerator)
     freeze_unused(plain, config.objective)
     plain.set_chunk_tokens(config.data.micro_batch_tokens)
-    data = _steps(config, training, plain, accelerator)  # asks what the decoder can do, while its weights are whole
+    # Asks what the decoder can do, while its weights are whole.
+    data = _steps(config, training, source, plain, accelerator)
     stream = data if isinstance(data, Stream) else None
     model = distribute(plain, accelerator)
     optimizer = torch.optim.AdamW(parameter_groups(plain, settings), fused=True)
@@ -123,13 +127,16 @@ def train(config: Config) -> Path:
 
 
 def _steps(
-    config: Config, training: PreparedSplit, model: HierarchicalTextVAE, accelerator: Accelerator
+    config: Config,
+    training: PreparedSplit,
+    source: ShardedSource | None,
+    model: HierarchicalTextVAE,
+    accelerator: Accelerator,
 ) -> TrainingSteps | Stream:
-    """This process's part of every step."""
-    if config.data.stream:
-        return open_stream(
-            config.data, training, model.layout, accelerator, steps=config.train.steps, seed=config.train.seed
-        )
+    """This process's part of every step; of `source`, where there is one, in place of `training`."""
+    if source is not None:
+        steps, seed = config.train.steps, config.train.seed
+        return open_stream(config.data, source, training, model.layout, accelerator, steps=steps, seed=seed)
     return TrainingSteps(
         training.read,
         BatchPlan(training.token_counts, config.data.batch_tokens, config.train.seed),
