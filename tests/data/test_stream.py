@@ -1,16 +1,23 @@
 """Training documents straight from a source: every one once an epoch, the same whoever tokenises, taken up anywhere."""
 
 import json
+import multiprocessing
+import os
+import signal
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from itertools import chain, count, islice, takewhile
 from pathlib import Path
 
 import datasets
+import psutil
 import pyarrow
 import pyarrow.parquet
 import pytest
 from accelerate import Accelerator
+from run_scripts import in_a_process
 from test_batch import LAYOUT
 
 from textvae.config import DataConfig
@@ -231,6 +238,36 @@ def test_damaged_lines_are_set_aside_and_named(prepared: Path, tmp_path: Path) -
     assert "5 documents read, 2 documents kept" in told
     for line, reason in ((2, "not valid JSON"), (3, "a JSON list"), (4, "not valid UTF-8")):
         assert f"set aside '0:{line}': {folder / '0.jsonl'}, line {line}: {reason}" in told
+
+
+def abandon_workers(prepared: Path, source: Path, told: Path) -> None:
+    """As a process that is killed while its workers have much to give back."""
+    parts = streamed(prepared, source).batches(0, 2)
+    next(parts)
+    workers = [process.pid for process in multiprocessing.active_children()]
+    told.write_text(json.dumps(workers), encoding="utf-8")
+    time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_workers_end_with_a_process_that_is_killed(prepared: Path, tmp_path: Path) -> None:
+    source = written(tmp_path / "shards", [{"text": "The boat was late. " * 400}] * 40)
+    assert in_a_process(abandon_workers, prepared, source, tmp_path / "told.json") == -signal.SIGKILL
+    workers = json.loads((tmp_path / "told.json").read_text(encoding="utf-8"))
+    assert len(workers) == 2
+
+    def running(worker: int) -> bool:
+        with suppress(psutil.NoSuchProcess):
+            return psutil.Process(worker).status() != psutil.STATUS_ZOMBIE
+        return False
+
+    deadline = time.monotonic() + 20
+    while any(map(running, workers)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    left = [worker for worker in workers if running(worker)]
+    for worker in left:
+        os.kill(worker, signal.SIGKILL)
+    assert not left
 
 
 def test_sources_that_are_no_stream_are_refused(prepared: Path, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from textvae.data.loader import StepBatches
 from textvae.data.plan import fill
 from textvae.data.prepare.stages import COUNTED, encode_documents, text_hash
 from textvae.data.prepare.summary import Account, SetAside
+from textvae.data.prepare.workers import end_with_parent
 from textvae.data.shuffle_buffer import ShuffleBuffer, without_text
 from textvae.data.sources.corpus import SourceOptions
 from textvae.data.sources.files import DamagedRecord
@@ -149,7 +150,7 @@ class Stream:
             batch_size=None,
             sampler=self._reader.chunks(self._position),
             num_workers=num_workers,
-            worker_init_fn=_as_one_thread,
+            worker_init_fn=_begin_worker,
             # Of its own: the loader draws a seed, which must not shift dropout after a resume.
             generator=torch.Generator(),
         )
@@ -241,6 +242,7 @@ def _held_out(folder: str, training: PreparedSplit) -> frozenset[int]:
     )
 
 
-def _as_one_thread(worker: int) -> None:
-    """Workers are processors' worth each; and threads of tokenizers that ran before the fork are not there any more."""
+def _begin_worker(worker: int) -> None:
+    end_with_parent()
+    # A processor's worth each; and threads of tokenizers that ran before the fork are not there any more.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
