@@ -251,7 +251,7 @@ def abandon_workers(prepared: Path, source: Path, told: Path) -> None:
 
 
 def test_workers_end_with_a_process_that_is_killed(prepared: Path, tmp_path: Path) -> None:
-    source = written(tmp_path / "shards", [{"text": "The boat was late. " * 400}] * 40)
+    source = written(tmp_path / "shards", [{"text": "The boat was late. " * 250}] * 8)
     assert in_a_process(abandon_workers, prepared, source, tmp_path / "told.json") == -signal.SIGKILL
     workers = json.loads((tmp_path / "told.json").read_text(encoding="utf-8"))
     assert len(workers) == 2
