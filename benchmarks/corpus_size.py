@@ -1,11 +1,13 @@
-"""Peak memory and speed of `textvae prepare` on a part of a corpus and on all of it, and of what training opens first.
+"""Peak memory and speed of `textvae prepare` on a part of a corpus and on all of it, of what training opens first, and
+of training's batches straight from a stream.
 
     OMP_NUM_THREADS=1 python benchmarks/corpus_size.py --source WIKI/train.jsonl.xz --times 0.1 1 --out corpus_size.json
     OMP_NUM_THREADS=1 python benchmarks/corpus_size.py --short 5000 50000 --open 10000 1000000
+    OMP_NUM_THREADS=1 python benchmarks/corpus_size.py --source WIKI/train.jsonl.xz --times --stream 0.1 1
 
-`--times 10`: ten copies of the source, ids changed. Words a second are those of the processor's seconds. Memory is that
-of all processes together: what is resident, files that are mapped included, and what is their own (anonymous), of which
-the system can take nothing back.
+`--times 10`, `--stream 10`: ten copies of the source, ids changed. Words a second are those of the processor's seconds.
+Memory is that of all processes together: what is resident, files that are mapped included, and what is their own
+(anonymous), of which the system can take nothing back.
 """
 
 from __future__ import annotations
@@ -47,6 +49,25 @@ split.fingerprint
 plan = BatchPlan(split.token_counts, 16384, 1)
 for step in (0, 10, 1500):
     [split.read(int(row)) for row in plan.documents(step)]
+"""
+
+
+STREAMED = """
+import sys
+from accelerate import Accelerator
+from textvae.config import DataConfig
+from textvae.data.batch import BatchLayout
+from textvae.data.dataset import load_prepared
+from textvae.data.sources.shards import open_shards
+from textvae.data.stream import open_stream
+settings = DataConfig(sys.argv[1], 16384, 16384, stream=sys.argv[2], stream_buffer=512)
+training = load_prepared(settings.path, "train")
+layout = BatchLayout(training.processor.hierarchy, training.processor.hierarchy[-1], 256, 1, 2, 0, 0)
+source = open_shards(settings.stream, training.source_options.fields)
+stream = open_stream(settings, source, training, layout, Accelerator(cpu=True), steps=10**9, seed=1)
+for _ in stream.batches(0, 1):
+    if stream.epoch:
+        break
 """
 
 
@@ -149,6 +170,13 @@ def prepared(source: Path, out: Path, options: Sequence[str]) -> dict[str, float
     }
 
 
+def streamed(source: Path, data: Path) -> dict[str, float]:
+    """An epoch of batches, tokenised by one worker process."""
+    found = watched([sys.executable, "-c", STREAMED, str(data), str(source)])
+    documents = sum(file.read_bytes().count(b"\n") for file in source.iterdir())
+    return {"documents": documents, **asdict(found)}
+
+
 def shown(name: str, found: dict[str, float]) -> None:
     cells = [name, *(f"{found[key]:,.0f}" if key in found else "" for key in ("documents", "words_per_second"))]
     cells += [f"{found['processor_seconds']:,.1f}", f"{found['peak_bytes'] / 2**20:,.0f}"]
@@ -158,7 +186,8 @@ def shown(name: str, found: dict[str, float]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, metavar="FILE", help="jsonl, compressed or not")
-    parser.add_argument("--times", type=float, nargs="+", default=[0.1, 1.0], metavar="N", help="of the source")
+    parser.add_argument("--times", type=float, nargs="*", default=[0.1, 1.0], metavar="N", help="of the source")
+    parser.add_argument("--stream", type=float, nargs="*", default=[], metavar="N", help="of the source, in batches")
     parser.add_argument("--short", type=int, nargs="*", default=[], metavar="N", help="documents of one sentence")
     parser.add_argument("--open", type=int, nargs="*", default=[], metavar="N", help="documents of prepared data")
     parser.add_argument("--out", type=Path, metavar="FILE.json")
@@ -173,6 +202,13 @@ def main() -> None:
             write_corpus(arguments.source, folder / f"{times}", times)
             measures[f"prepare {times} x"] = prepared(folder / f"{times}", folder / f"{times}-data", options)
             shown(f"prepare {times} x", measures[f"prepare {times} x"])
+        if arguments.stream:
+            write_corpus(arguments.source, folder / "sample", 0.1)
+            prepared(folder / "sample", folder / "sample-data", options)
+        for times in arguments.stream:
+            write_corpus(arguments.source, folder / f"stream-{times}", times)
+            measures[f"stream {times} x"] = streamed(folder / f"stream-{times}", folder / "sample-data")
+            shown(f"stream {times} x", measures[f"stream {times} x"])
         for count in arguments.short:
             write_short_corpus(folder / f"short-{count}", count)
             out = folder / f"short-{count}-data"

@@ -71,12 +71,13 @@ def test_memory_is_measured_by_the_size_of_a_corpus(
 ) -> None:
     out = tmp_path / "sizes.json"
     corpus = str(prepared.parent / "corpus.jsonl")
-    asked = ("--source", corpus, "--times", "1.5", "--open", "3000", "--out", str(out))
+    asked = ("--source", corpus, "--times", "1.5", "--stream", "1.5", "--open", "3000", "--out", str(out))
     options = ("--encoder", encoder_folder, "--vocabulary-size", "300", "--max-sentence-tokens", "48")
     assert run_script("benchmarks/corpus_size.py", *asked, "--", *options) == 0
     found = json.loads(out.read_text(encoding="utf-8"))["measures"]
-    assert {name: one["documents"] for name, one in found.items()} == {"prepare 1.5 x": 48, "open 3000": 3000}
+    documents = {"prepare 1.5 x": 48, "stream 1.5 x": 48, "open 3000": 3000}
+    assert {name: one["documents"] for name, one in found.items()} == documents
     for one in found.values():
         assert 2**26 < one["peak_own_bytes"] < one["peak_bytes"] < 2**32
         assert one["processor_seconds"] > 0
-    assert len([line for line in capfd.readouterr().out.splitlines() if line.startswith("| ")]) == 3
+    assert len([line for line in capfd.readouterr().out.splitlines() if line.startswith("| ")]) == 4

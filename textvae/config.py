@@ -28,6 +28,16 @@ class DataConfig:
     micro_batch_tokens: PositiveInt = 8192
     """Predicted decoder tokens per forward pass of one process; a longer document is a batch of its own."""
     num_workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that prepare batches ahead, for each process of training."""
+    stream: str = ""
+    """Source of the training documents in place of those of `path`: a folder of shards (jsonl, parquet, txt), a file or
+    a Hub data set, which is read, segmented and tokenised while training, and never written. `path` is then prepared
+    from a sample of it, with the options that it is read with, and gives tokenizers, hierarchy, word counts and the
+    validation; what its other splits hold is left out of training. A frozen encoder runs in every step: its features
+    are not cached. What a process of training reads depends on their number, which a resumed run must keep."""
+    stream_buffer: PositiveInt = 2048
+    """Documents (or sections of them) that each process holds to draw from, in its checkpoints as well. Shards are
+    shuffled, and this is how far documents of one shard get apart."""
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -33,10 +33,12 @@ MAY_CHANGE = (
     "train.validation_documents",
     "train.max_skipped_steps",
     "data.path",
+    "data.stream",
     "data.num_workers",
     "data.micro_batch_tokens",
 )
-"""Settings that do not change what is computed; other data in `data.path` are refused by their fingerprint."""
+"""Settings that do not change what is computed; other data in `data.path` and `data.stream` are refused by their
+fingerprints."""
 PACKAGES = (
     "textvae",
     "torch",

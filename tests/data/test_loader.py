@@ -15,7 +15,6 @@ from textvae.data.loader import (
     TrainingSteps,
     evaluation_groups,
     gather_in_order,
-    training_loader,
     walk,
 )
 from textvae.data.plan import BatchPlan, borders, fill, share
@@ -127,7 +126,7 @@ def test_processes_and_micro_batches_together_make_the_global_batch(num_processe
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_the_loader_starts_anywhere(num_workers: int) -> None:
     data = steps_of(0, 1)
-    found = [[batch.ids for batch in part.batches] for part in training_loader(data, 2, num_workers)]
+    found = [[batch.ids for batch in part.batches] for part in data.batches(2, num_workers)]
     assert found == [[batch.ids for batch in data[step].batches] for step in range(2, 6)]
 
 

@@ -22,6 +22,7 @@ from textvae.data.prepare.stages import ARRAYS, count_batch, encode_documents
 from textvae.data.prepare.summary import SplitSummary
 from textvae.data.sources.corpus import CorpusOptions, SourceOptions, read_corpus
 from textvae.data.sources.folder import PassedOver, listed
+from textvae.data.sources.records import FieldNames
 from textvae.data.text.processor import DocumentProcessor
 
 METADATA_FILE = "textvae_data.json"
@@ -77,6 +78,13 @@ class PreparedSplit:
     def read(self, index: int) -> EncodedDocument:
         """The document in row `index`."""
         return EncodedDocument(**self.dataset[index])
+
+    @property
+    def source_options(self) -> SourceOptions:
+        """How `prepare` read the source; the defaults where that was not recorded."""
+        options = self.metadata.get("options", {})
+        fields = FieldNames(**options.get("fields", {}))
+        return SourceOptions(fields, self.processor.language, options.get("max_document_sentences"))
 
     @property
     def documents(self) -> Documents:
@@ -238,7 +246,7 @@ def _read_source(
     if options.language is not None:
         processor = processor.with_language(options.language)
     members, account = encode_documents(sources, processor, options.max_document_sentences)
-    found = replace(Documents.of(members), account=account, passed_over=corpus.passed_over)
+    found = replace(Documents.of(members), account=account.summary(), passed_over=corpus.passed_over)
     return found if limit is None else found.select(spread(limit, len(found)))
 
 

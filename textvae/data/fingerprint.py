@@ -21,6 +21,17 @@ class DataFingerprint:
 
 
 @dataclass(frozen=True)
+class StreamFingerprint:
+    """The same of a source that is read while training."""
+
+    shards: int
+    bytes: int
+    """Of files, as they lie; 0 where that is not known."""
+    sha256: str
+    """Of the names and sizes of all shards, and of how they are read."""
+
+
+@dataclass(frozen=True)
 class EncoderFingerprint:
     """Tells whose features were cached. The weights and the layers decide; the rest is for people."""
 

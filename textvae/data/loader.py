@@ -75,17 +75,19 @@ class TrainingSteps(Dataset[StepBatches]):
         batches = tuple(collate([self.read(int(d)) for d in part], self.layout) for part in parts)
         return StepBatches(batches, weight, int(self.plan.token_counts[documents].sum()))
 
+    def __str__(self) -> str:
+        return f"{len(self.plan.token_counts)} documents"
 
-def training_loader(steps: TrainingSteps, first: int, num_workers: int) -> DataLoader[StepBatches]:
-    """Steps `first`, `first` + 1, ... in order, prepared ahead by worker processes."""
-    # A generator of its own: the loader draws a seed, which must not shift dropout after a resume.
-    return DataLoader(
-        steps,
-        batch_size=None,
-        sampler=range(first, len(steps)),
-        num_workers=num_workers,
-        generator=torch.Generator(),
-    )
+    def batches(self, first: int, num_workers: int) -> DataLoader[StepBatches]:
+        """Steps `first`, `first` + 1, ... in order, prepared ahead by worker processes."""
+        # A generator of its own: the loader draws a seed, which must not shift dropout after a resume.
+        return DataLoader(
+            self,
+            batch_size=None,
+            sampler=range(first, len(self)),
+            num_workers=num_workers,
+            generator=torch.Generator(),
+        )
 
 
 @dataclass(frozen=True)

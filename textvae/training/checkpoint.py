@@ -2,7 +2,7 @@
 
 RUN/checkpoints/step-000400/model.safetensors           weights, tied ones once
 RUN/checkpoints/step-000400/training.safetensors        optimiser, schedule, objective, progress, the data's fingerprint
-RUN/checkpoints/step-000400/process-00000.safetensors   every process's random generators
+RUN/checkpoints/step-000400/process-00000.safetensors   every process's random generators, and its stream's
 RUN/checkpoints/step-000400/checksums.json              SHA-256 of these files
 
 Nothing in them is pickled: to resume a stranger's run folder runs no code of it.
@@ -25,7 +25,7 @@ from torch import nn
 
 from textvae.atomic import partial, remove, remove_partial, sync, write_text
 from textvae.damage import CHECKSUMS_FILE, checksums, sha256_of
-from textvae.data.fingerprint import DataFingerprint
+from textvae.data.fingerprint import DataFingerprint, StreamFingerprint
 from textvae.runs import LATEST, RunFolder
 from textvae.training.distributed import load_optimizer, load_weights, whole_state, whole_weights
 from textvae.training.state_file import read_state, write_state
@@ -48,11 +48,12 @@ class Checkpoints:
         accelerator: Accelerator,
         model: nn.Module,
         members: Mapping[str, Stateful],
-        data: Mapping[str, DataFingerprint],
+        data: Mapping[str, DataFingerprint | StreamFingerprint],
         keep: int,
+        stream: Stateful | None = None,
     ) -> None:
-        """model: unwrapped; members: what else is restored, by name; data: fingerprints of the splits;
-        keep: number of step folders."""
+        """model: unwrapped; members: what else is restored, by name; data: fingerprints of the splits, and of the
+        `stream`, where there is one, which has a state in every process; keep: number of step folders."""
         self.folder = folder
         self.accelerator = accelerator
         self.model = model
@@ -61,6 +62,7 @@ class Checkpoints:
             self.members["scaler"] = accelerator.scaler
         self.data = {split: asdict(found) for split, found in data.items()}
         self.keep = keep
+        self.stream = stream
 
     def save(self, step: int) -> None:
         """Write the state of all processes; the last one counts until the new one is whole."""
@@ -71,7 +73,10 @@ class Checkpoints:
             self._clean()
             aside.mkdir()
         accelerator.wait_for_everyone()
-        write_state(aside / _process_file(accelerator.process_index), _random_state(accelerator.device))
+        own = _random_state(accelerator.device)
+        if self.stream is not None:
+            own["stream"] = self.stream.state_dict()
+        write_state(aside / _process_file(accelerator.process_index), own)
         weights = whole_weights(self.model, accelerator.is_main_process)
         states = {name: member.state_dict() for name, member in self.members.items()}
         states = whole_state(states, accelerator.is_main_process)
@@ -97,7 +102,8 @@ class Checkpoints:
     def restore(self) -> int:
         """Take up the latest checkpoint; returns the number of steps done.
 
-        Raises ValueError when there is none, when it is damaged, or when it was made on other data.
+        Raises ValueError when there is none, when it is damaged, when it was made on other data, or when it holds the
+        states of a stream of another number of processes.
         """
         step = self.folder.latest_step()
         if step is None:
@@ -105,6 +111,12 @@ class Checkpoints:
         path = self.folder.step_folder(step)
         stored = _read(path / "training.safetensors")
         self._check_data(stored["data"])
+        processes = stored["processes"]
+        if self.stream is not None and processes != self.accelerator.num_processes:
+            raise ValueError(
+                f"{path} was written by {processes} processes, each with its own part of data.stream, but there are "
+                f"{self.accelerator.num_processes} now; resume it with {processes}"
+            )
         try:
             load_weights(self.model, _read(path / "model.safetensors"))
         except RuntimeError as error:
@@ -114,9 +126,11 @@ class Checkpoints:
                 load_optimizer(member, stored["states"][name])
             else:
                 member.load_state_dict(stored["states"][name])
-        processes = stored["processes"]
         if processes == self.accelerator.num_processes:
-            _set_random_state(_read(path / _process_file(self.accelerator.process_index)), self.accelerator.device)
+            own = _read(path / _process_file(self.accelerator.process_index))
+            if self.stream is not None:
+                self.stream.load_state_dict(own["stream"])
+            _set_random_state(own, self.accelerator.device)
         else:
             self.accelerator.print(
                 f"{path} was written by {processes} processes, there are {self.accelerator.num_processes} now: dropout "
@@ -135,11 +149,13 @@ class Checkpoints:
         return step
 
     def _check_data(self, stored: Mapping[str, Any]) -> None:
-        for split, now in self.data.items():
-            if stored.get(split) != now:
+        for name in {**self.data, **stored}:
+            before, now = stored.get(name), self.data.get(name)
+            if before != now:
+                what, key = ("stream", "data.stream") if name == "stream" else (f"{name} split", "data.path")
                 raise ValueError(
-                    f"{self.folder.path} was trained on other data: its {split} split had {_told(stored.get(split))}, "
-                    f"this one has {_told(now)}; give the data that it started with as data.path"
+                    f"{self.folder.path} was trained on other data: its {what} had {_told(before)}, this one has "
+                    f"{_told(now)}; give the data that it started with as {key}"
                 )
 
     def _remove_old(self) -> None:
@@ -156,7 +172,10 @@ class Checkpoints:
 
 
 def _told(found: Mapping[str, Any] | None) -> str:
-    return "none" if found is None else f"{found['rows']} rows, {found['tokens']} tokens ({found['sha256'][:8]})"
+    if found is None:
+        return "none"
+    counts = ", ".join(f"{value} {name}" for name, value in found.items() if name != "sha256")
+    return f"{counts} ({found['sha256'][:8]})"
 
 
 def _process_file(index: int) -> str:

@@ -20,8 +20,10 @@ from textvae.atomic import needing_room
 from textvae.build import build_model
 from textvae.config import Config, TrainConfig
 from textvae.data.dataset import PreparedSplit, load_prepared
-from textvae.data.loader import StepBatches, TrainingSteps, training_loader, walk
+from textvae.data.loader import StepBatches, TrainingSteps, walk
 from textvae.data.plan import BatchPlan, spread
+from textvae.data.sources.shards import ShardedSource, open_shards
+from textvae.data.stream import Stream, open_stream
 from textvae.devices import best_precision, choose_device
 from textvae.model.noise import KeyedNoise
 from textvae.text_vae import HierarchicalTextVAE
@@ -53,6 +55,8 @@ def train(config: Config) -> Path:
     set_seed(settings.seed)
     training = load_prepared(config.data.path, "train")
     validation = load_prepared(config.data.path, "validation")
+    # Found before anything is written or computed.
+    source = open_shards(config.data.stream, training.source_options.fields) if config.data.stream else None
     if accelerator.is_main_process and not resumes:
         output.begin(config)
     if settings.resume and not resumes:
@@ -64,7 +68,9 @@ def train(config: Config) -> Path:
         start(plain, training, config, accelerator)
     freeze_unused(plain, config.objective)
     plain.set_chunk_tokens(config.data.micro_batch_tokens)
-    data = _steps(config, training, plain, accelerator)  # asks what the decoder can do, while its weights are whole
+    # Asks what the decoder can do, while its weights are whole.
+    data = _steps(config, training, source, plain, accelerator)
+    stream = data if isinstance(data, Stream) else None
     model = distribute(plain, accelerator)
     optimizer = torch.optim.AdamW(parameter_groups(plain, settings), fused=True)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(settings, step))
@@ -76,18 +82,23 @@ def train(config: Config) -> Path:
         accelerator,
         plain,
         {"optimizer": optimizer, "scheduler": scheduler, "objective": objective, "progress": progress},
-        {"train": training.fingerprint, "validation": validation.fingerprint},
+        {
+            "train": training.fingerprint,
+            "validation": validation.fingerprint,
+            **({} if stream is None else {"stream": stream.fingerprint}),
+        },
         settings.keep_checkpoints,
+        stream,
     )
     first = checkpoints.restore() if resumes else 0
     if accelerator.is_main_process:
         output.forget_after(first, progress.logged)
     # A tracker's steps after the checkpoint are logged again: without the mark every one of them would stand twice.
     accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": first + 1} if resumes else {}})
-    progress.begin(first, plain, len(training.token_counts))
+    progress.begin(first, plain, str(data))
     room = needing_room(output.folder.path, "go on with train.resume=true")
     with room, StopRequest(accelerator) as stop:
-        for step, part in enumerate(training_loader(data, first, config.data.num_workers), start=first):
+        for step, part in enumerate(data.batches(first, config.data.num_workers), start=first):
             weights = objective.weights(step)
             measured = progress.is_due(step + 1)
             sums, gradients = optimise(
@@ -98,6 +109,8 @@ def train(config: Config) -> Path:
             progress.log(step + 1, sums, weights, gradients, rate, objective.collapsed(step))
             is_last = step + 1 == settings.steps
             if (step + 1) % settings.validate_every == 0 or is_last:
+                if stream is not None and (news := stream.news()):
+                    accelerator.print(news, flush=True)
                 scores = validate(plain, validation, config, accelerator)
                 if progress.validated(step + 1, scores):
                     best = whole_weights(plain, accelerator.is_main_process)
@@ -114,9 +127,16 @@ def train(config: Config) -> Path:
 
 
 def _steps(
-    config: Config, training: PreparedSplit, model: HierarchicalTextVAE, accelerator: Accelerator
-) -> TrainingSteps:
-    """This process's part of every step."""
+    config: Config,
+    training: PreparedSplit,
+    source: ShardedSource | None,
+    model: HierarchicalTextVAE,
+    accelerator: Accelerator,
+) -> TrainingSteps | Stream:
+    """This process's part of every step; of `source`, where there is one, in place of `training`."""
+    if source is not None:
+        steps, seed = config.train.steps, config.train.seed
+        return open_stream(config.data, source, training, model.layout, accelerator, steps=steps, seed=seed)
     return TrainingSteps(
         training.read,
         BatchPlan(training.token_counts, config.data.batch_tokens, config.train.seed),

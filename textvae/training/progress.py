@@ -52,12 +52,12 @@ class Progress:
         self.skipped_in_a_row = 0
         self._since = (time.monotonic(), 0.0)
 
-    def begin(self, first: int, model: DocumentVAE, documents: int) -> None:
+    def begin(self, first: int, model: DocumentVAE, documents: str) -> None:
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
         self.accelerator.print(
             f"levels {list(model.level_names) or 'none (plain language model)'}; {trainable / 1e6:.1f} M parameters "
-            f"trained, {frozen / 1e6:.1f} M frozen; {documents} documents; steps {first} to {self.settings.steps}; "
+            f"trained, {frozen / 1e6:.1f} M frozen; {documents}; steps {first} to {self.settings.steps}; "
             f"{how_shared(model, self.accelerator)}, {self.accelerator.device}, mixed precision "
             f"{self.accelerator.mixed_precision}"
         )

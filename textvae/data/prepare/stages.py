@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import Any
@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow
 
 from textvae.data.document import EncodedDocument, SourceDocument
-from textvae.data.prepare.summary import Account, SplitSummary
+from textvae.data.prepare.parts import hash_of
+from textvae.data.prepare.summary import Account
 from textvae.data.sources.corpus import unique_names
 from textvae.data.text.processor import DocumentProcessor
 
@@ -38,26 +39,39 @@ _FEATURE_ROWS = 64
 
 
 def section_rows(
-    source: SourceDocument, processor: DocumentProcessor, max_sentences: int | None
+    source: SourceDocument,
+    processor: DocumentProcessor,
+    max_sentences: int | None,
+    held_out: Collection[int] = (),
 ) -> list[dict[str, Any]]:
     """A document's sections as rows that also carry its account; one row without a sentence if it is set aside.
+
+    held_out: `text_hash` of sections; a document that holds nothing else is set aside.
 
     Raises ValueError as `DocumentProcessor.process` does.
     """
     processed = processor.process(source, max_sentences)
+    sections = processed.sections
+    reason = None if sections else _reason_against(source)
+    if sections and held_out and all(text_hash(section.sentences) in held_out for section in sections):
+        sections, reason = (), "its text is held out, in validation or test"
     counts = {
-        "cut": int(len(processed.sections) > 1),
+        "cut": int(len(sections) > 1),
         "sentences_split": processed.num_sentences_split,
         "empty_units": processed.num_empty_units,
         "unread_fields": len(source.unread),
     }
-    reason = None if processed.sections else _reason_against(source)
     rows = []
-    for section in processed.sections or (_nothing(source.id),):
+    for section in sections or (_nothing(source.id),):
         account = {**counts, "num_sentences": len(section.sentences), "set_aside": reason}
         rows.append({name: getattr(section, name) for name in FEATURES} | account)
         counts = dict.fromkeys(_OF_DOCUMENT, 0)
     return rows
+
+
+def text_hash(sentences: Iterable[str]) -> int:
+    """What stands for the text of a section."""
+    return hash_of("".join(sentences))
 
 
 def _reason_against(source: SourceDocument) -> str:
@@ -72,16 +86,19 @@ def _nothing(name: str) -> EncodedDocument:
 
 
 def encode_documents(
-    sources: Iterable[SourceDocument], processor: DocumentProcessor, max_sentences: int | None
-) -> tuple[list[EncodedDocument], SplitSummary]:
+    sources: Iterable[SourceDocument],
+    processor: DocumentProcessor,
+    max_sentences: int | None,
+    held_out: Collection[int] = (),
+) -> tuple[list[EncodedDocument], Account]:
     """What `prepare` makes of few documents, in memory: their sections, and the account."""
     documents = list(sources)
     names = unique_names([document.id for document in documents])
     renamed = [replace(document, id=name) for document, name in zip(documents, names, strict=True)]
-    rows = [row for document in renamed for row in section_rows(document, processor, max_sentences)]
+    rows = [row for document in renamed for row in section_rows(document, processor, max_sentences, held_out)]
     kept = [EncodedDocument(**{name: row[name] for name in FEATURES}) for row in rows if not row["set_aside"]]
     num_renamed = sum(document.id != name for document, name in zip(documents, names, strict=True))
-    return kept, Account.of(rows, COUNTED, len(documents), num_renamed).summary()
+    return kept, Account.of(rows, COUNTED, len(documents), num_renamed)
 
 
 def kept_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

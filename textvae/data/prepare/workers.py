@@ -45,7 +45,7 @@ class LocalWorkers:
             # Forked from a server, which has no threads, and has imported what they need.
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(["textvae.data.prepare.tasks"])
-            pool = ProcessPoolExecutor(num_proc, mp_context=context, initializer=_end_with_parent)
+            pool = ProcessPoolExecutor(num_proc, mp_context=context, initializer=end_with_parent)
             try:
                 for future in as_completed([pool.submit(do, task) for task in tasks]):
                     future.result()
@@ -59,8 +59,8 @@ class LocalWorkers:
                 pool.shutdown(cancel_futures=True)
 
 
-def _end_with_parent() -> None:
-    """Processes of a pool wait for ever for a parent that was killed."""
+def end_with_parent() -> None:
+    """Called in a worker process, which else waits for ever for a parent that was killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

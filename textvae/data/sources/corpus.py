@@ -14,7 +14,7 @@ from textvae.data.document import SourceDocument
 from textvae.data.plan import spread
 from textvae.data.sources import python_docs
 from textvae.data.sources.files import read_file
-from textvae.data.sources.folder import PassedOver, file_kind, find_files
+from textvae.data.sources.folder import PassedOver, find_files
 from textvae.data.sources.hub import from_all_shards, load_hub_splits, parse_rows
 from textvae.data.sources.records import FieldNames
 
@@ -115,8 +115,6 @@ def read_files(files: Iterable[str], root: str, fields: FieldNames) -> Iterator[
 
 
 def _read_hub(options: CorpusOptions) -> Corpus:
-    if file_kind(Path(options.source)) or options.source.startswith((".", "/")):
-        raise ValueError(f"source '{options.source}': there is no such file or folder")
     limit = options.limit
     found, passed_over = load_hub_splits(options.source, stream=limit is not None)
     splits = {}

@@ -11,6 +11,7 @@ import lzma
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,17 @@ from textvae.data.document import SourceDocument
 from textvae.data.sources.folder import file_kind
 from textvae.data.sources.records import FieldNames, parse_record
 
-_OPENERS: dict[str, Callable[..., Any]] = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
+
+def _open_zstandard(path: Path, mode: str) -> Any:
+    return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))
+
+
+_OPENERS: dict[str, Callable[..., Any]] = {
+    ".xz": lzma.open,
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".zst": _open_zstandard,
+}
 _MARK = "\ufeff"
 # The longer first: UTF-32's mark begins with that of UTF-16.
 _MARKED_ENCODINGS = (
@@ -31,6 +42,15 @@ _MARKED_ENCODINGS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+
+
+@dataclass(frozen=True)
+class DamagedRecord:
+    """What should be a record, beside others that may be whole."""
+
+    id: str
+    reason: str
+    """With file and line."""
 
 
 def read_document(file: str | Path, fields: FieldNames | None = None) -> SourceDocument:
@@ -53,6 +73,14 @@ def read_file(path: Path, root: Path, fields: FieldNames) -> Iterator[SourceDocu
     Text is UTF-8, or UTF-16 or UTF-32 with a byte order mark. Raises ValueError naming the file and the line (or
     byte) for what cannot be read.
     """
+    for record in read_records(path, root, fields):
+        if isinstance(record, DamagedRecord):
+            raise ValueError(record.reason)
+        yield record
+
+
+def read_records(path: Path, root: Path, fields: FieldNames) -> Iterator[SourceDocument | DamagedRecord]:
+    """As `read_file`, but reading goes on behind what is no JSON object, or no valid text, in its line."""
     name = _base_name(path.relative_to(root) if path != root else Path(path.name))
     kind = file_kind(path)
     with _damage_named(path):
@@ -89,57 +117,70 @@ def _damage_named(path: Path) -> Iterator[None]:
         raise ValueError(f"{path} is damaged or not what its ending says: {error}") from None
 
 
-def _read_json(path: Path, name: str, fields: FieldNames) -> Iterator[SourceDocument]:
+def _read_json(path: Path, name: str, fields: FieldNames) -> Iterator[SourceDocument | DamagedRecord]:
     """Objects, one a line; a `.json` file may also hold one value over many lines: an object or a list of them."""
-    lines = ((number, line) for number, line in _text_lines(path) if line.strip())
+    lines = ((number, line) for number, line in _text_lines(path) if isinstance(line, ValueError) or line.strip())
     first = next(lines, None)
     if first is None:
         return
     if _base_suffix(path) == ".json" and not _is_object(first[1]):
-        records = enumerate(_whole_json(path, [first[1], *(line for _, line in lines)]), 1)
+        records = enumerate(_whole_json(path, [line for _, line in chain([first], lines)]), 1)
         found = ((number, f"{path}, item {number}", record) for number, record in records)
     else:
         places = ((number, f"{path}, line {number}", line) for number, line in chain([first], lines))
         found = ((number, place, _parse_json(line, place)) for number, place, line in places)
     for number, place, record in found:
-        if not isinstance(record, dict):
-            raise ValueError(f"{place}: a JSON {type(record).__name__}, but each must be one JSON object")
-        yield parse_record(record, f"{name}:{number}", place, fields)
+        if isinstance(record, dict):
+            yield parse_record(record, f"{name}:{number}", place, fields)
+            continue
+        if not isinstance(record, ValueError):
+            record = f"{place}: a JSON {type(record).__name__}, but each must be one JSON object"
+        yield DamagedRecord(f"{name}:{number}", str(record))
 
 
 def _base_suffix(path: Path) -> str:
     return (path.with_suffix("") if path.suffix.lower() in _OPENERS else path).suffix.lower()
 
 
-def _is_object(line: str) -> bool:
+def _is_object(line: str | ValueError) -> bool:
     try:
-        return isinstance(json.loads(line), dict)
+        return isinstance(line, str) and isinstance(json.loads(line), dict)
     except (ValueError, RecursionError):
         return False
 
 
-def _whole_json(path: Path, lines: list[str]) -> list[Any]:
+def _whole_json(path: Path, lines: list[str | ValueError]) -> list[Any]:
+    for line in lines:
+        if isinstance(line, ValueError):
+            raise line
     try:
-        value = json.loads("".join(lines))
+        value = json.loads("".join(map(str, lines)))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: neither a JSON object a line, nor one JSON value ({error})") from None
     return value if isinstance(value, list) else [value]
 
 
-def _parse_json(line: str, place: str) -> Any:
+def _parse_json(line: str | ValueError, place: str) -> Any:
+    """The value, or what is wrong with it."""
+    if isinstance(line, ValueError):
+        return line
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:  # numbers of too many digits, lists nested too deep
-        raise ValueError(f"{place}: not valid JSON ({error}); each line must hold one JSON object") from None
+        return ValueError(f"{place}: not valid JSON ({error}); each line must hold one JSON object")
 
 
-def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
+def _text_lines(path: Path) -> Iterator[tuple[int, str | ValueError]]:
+    """Numbered lines; one whose bytes are no text, as the error that says so."""
     with _open(path) as file:
         encoding = _marked_encoding(file.read(4))
-        file.seek(0)
+    with _open(path) as file:
         if encoding is None:
             for number, line in enumerate(file, 1):
-                yield number, _decode(line, f"{path}, line {number}").lstrip(_MARK)
+                try:
+                    yield number, _decode(line, f"{path}, line {number}").lstrip(_MARK)
+                except ValueError as error:
+                    yield number, error
         else:
             # Nor are these lines split where JSON's strings may hold what Python takes for a line break.
             text = _decode(file.read(), str(path))

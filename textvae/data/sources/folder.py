@@ -8,8 +8,8 @@ from itertools import groupby
 from pathlib import Path, PurePath
 
 SPLITS = ("train", "validation", "test")
-COMPRESSED = (".xz", ".gz", ".bz2")
-KINDS = ".txt, .jsonl, .json (also .xz, .gz, .bz2) or .parquet"
+COMPRESSED = (".xz", ".gz", ".bz2", ".zst")
+KINDS = ".txt, .jsonl, .json (also .xz, .gz, .bz2, .zst) or .parquet"
 _SUFFIX_KINDS = {".txt": "text", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 # What macOS writes into archives beside the files themselves.
 _RESOURCE_FORKS = "__MACOSX"

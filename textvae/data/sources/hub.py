@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import datasets
 from datasets.exceptions import DatasetNotFoundError
 
 from textvae.data.document import SourceDocument
-from textvae.data.sources.folder import SPLITS, PassedOver
+from textvae.data.sources.folder import SPLITS, PassedOver, file_kind
 from textvae.data.sources.records import FieldNames, parse_record
 
 
 def load_hub_splits(source: str, stream: bool) -> tuple[dict[str, Any], tuple[PassedOver, ...]]:
     """The splits of the data set `NAME` or `NAME:CONFIGURATION`, as `datasets` gives them, and what is none of ours.
 
-    A single split of another name is taken as `train`. Raises ValueError naming the source if the Hub does not
-    give it, or if it has several splits of which none has a name that we know.
+    A single split of another name is taken as `train`. Raises ValueError naming the source if it looks like a file, if
+    the Hub does not give it, or if it has several splits of which none has a name that we know.
     """
+    if file_kind(Path(source)) or source.startswith((".", "/")):
+        raise ValueError(f"source '{source}': there is no such file or folder")
     name, _, configuration = source.partition(":")
     try:
         found = datasets.load_dataset(name, configuration or None, streaming=stream)
