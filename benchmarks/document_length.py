@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import accumulate, islice, pairwise
+from math import lcm
 from pathlib import Path
 from statistics import median
 
@@ -65,7 +66,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("data", metavar="DATA", help="prepared, with cached features")
     parser.add_argument("--config", default=Path(__file__).with_name("model.yaml"), type=Path, metavar="FILE")
     parser.add_argument("--sentences", type=int, nargs="+", default=[10, 50, 100, 200, 400], help="of a document")
-    parser.add_argument("--total", type=int, default=800, help="sentences of all documents (default: %(default)s)")
+    parser.add_argument(
+        "--total", type=int, default=800, help="sentences of all documents at most (default: %(default)s)"
+    )
     parser.add_argument("--repeat", type=int, default=3, help="times, every length in each (default: %(default)s)")
     parser.add_argument("--out", type=Path, metavar="FILE.json")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="as of train.py")
@@ -113,7 +116,7 @@ def joined(number: int, sentences: Sequence[Sentence]) -> EncodedDocument:
 def batches_of(
     model: HierarchicalTextVAE, sentences: Sequence[Sentence], length: int, batch_tokens: int
 ) -> list[DocumentBatch]:
-    starts = range(0, len(sentences) - length + 1, length)
+    starts = range(0, len(sentences), length)
     documents = [joined(number, sentences[start : start + length]) for number, start in enumerate(starts)]
     counts = np.asarray([document.num_tokens for document in documents])
     groups = fill(np.arange(len(documents)), counts, batch_tokens)
@@ -137,10 +140,10 @@ def measure(arguments: argparse.Namespace) -> dict[int, Measured]:
     if not split.has_features or len(split.processor.hierarchy) != 3:
         raise SystemExit(f"'{arguments.data}' must be prepared in three levels, with --cache-features")
     sentences = list(islice(sentences_of(split), arguments.total))
-    if max(arguments.sentences) > len(sentences):
-        raise SystemExit(
-            f"there are {len(sentences)} sentences, too few for one document of {max(arguments.sentences)}"
-        )
+    multiple = lcm(*arguments.sentences)
+    if multiple > len(sentences):
+        raise SystemExit(f"{len(sentences)} sentences are too few: documents of every length need {multiple}")
+    sentences = sentences[: len(sentences) // multiple * multiple]
     torch.manual_seed(0)
     model = build_model(config.model, split.processor)
     device = choose_device()

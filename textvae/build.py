@@ -70,7 +70,8 @@ class FrozenEncoder:
         self.encoder = encoder
         self.name = name
         self.device = device
-        self.dtype = dtype or inference_dtype(choose_device(device))
+        here = choose_device(device)
+        self.dtype = dtype or inference_dtype(here)
         self.chunk_tokens = chunk_tokens
 
     @classmethod

@@ -104,7 +104,8 @@ def prepare_for(model: HierarchicalTextVAE, arguments: argparse.Namespace, out: 
     if model.encoder is None or fingerprint is None:
         prepare(options)
     else:
-        prepare(options, FrozenEncoder(model.encoder, fingerprint.name), fingerprint)
+        encoder = FrozenEncoder(model.encoder, fingerprint.name)
+        prepare(options, encoder, encoder.fingerprint)
 
 
 def _compared(options: dict[str, Any]) -> dict[str, Any]:

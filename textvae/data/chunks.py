@@ -60,6 +60,10 @@ class ChunkReader:
         self.num_processes = num_processes
         self.parts_of_shard = -(-num_processes // len(shards))
 
+    @property
+    def num_parts(self) -> int:
+        return self.parts_of_shard * len(self.shards)
+
     def chunks(self, position: Position) -> Iterator[Chunk | Unreadable]:
         """What is read from `position` on, without end or up to what cannot be read."""
         try:
@@ -69,7 +73,7 @@ class ChunkReader:
 
     def _chunks(self, position: Position) -> Iterator[Chunk]:
         while True:
-            for number, (shard, first) in enumerate(self._parts(position.epoch)):
+            for number, (shard, first) in enumerate(self.parts(position.epoch)):
                 if number < position.part:
                     continue
                 done = position.documents if number == position.part else 0
@@ -81,7 +85,7 @@ class ChunkReader:
             position = Position(position.epoch + 1)
             yield Chunk((), position)
 
-    def _parts(self, epoch: int) -> list[tuple[Shard, int]]:
+    def parts(self, epoch: int) -> list[tuple[Shard, int]]:
         """This process's in order: each a shard, and its first document there."""
         parts = [(shard, first) for shard in self.shards for first in range(self.parts_of_shard)]
         order = np.random.default_rng([self.seed, epoch]).permutation(len(parts))

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from operator import add
 from typing import Any
@@ -37,10 +37,10 @@ from textvae.data.prepare.stages import COUNTED, encode_documents, text_hash
 from textvae.data.prepare.summary import Account, SetAside
 from textvae.data.prepare.workers import end_with_parent
 from textvae.data.shuffle_buffer import ShuffleBuffer, without_text
-from textvae.data.sources.corpus import SourceOptions
+from textvae.data.sources.corpus import SourceOptions, unique_names
 from textvae.data.sources.files import DamagedRecord
 from textvae.data.sources.folder import listed
-from textvae.data.sources.shards import ShardedSource
+from textvae.data.sources.shards import Shard, ShardedSource
 from textvae.data.text.processor import DocumentProcessor
 
 
@@ -69,7 +69,8 @@ class Encoder(Dataset[EncodedChunk | Unreadable]):
             sections, account = encode_documents(whole, self.processor, self.max_sentences, self.held_out)
         except ValueError as error:
             return Unreadable(str(error))
-        account += Account(len(damaged), 0, {}, len(damaged), tuple(damaged))
+        # Only within a step must names differ, and there they are made to.
+        account = replace(account, renamed=0) + Account(len(damaged), 0, {}, len(damaged), tuple(damaged))
         return EncodedChunk([without_text(section) for section in sections], account, chunk.after)
 
 
@@ -166,6 +167,8 @@ class Stream:
             yield StepBatches(self._batches(members), 1.0, int(tokens))
 
     def _batches(self, members: Sequence[EncodedDocument]) -> tuple[DocumentBatch, ...]:
+        names = unique_names([member.id for member in members])  # which noise is keyed by
+        members = [replace(member, id=name) for member, name in zip(members, names, strict=True)]
         ordered = sorted(members, key=lambda member: -member.num_tokens)
         counts = np.asarray([member.num_tokens for member in ordered])
         parts = fill(np.arange(len(ordered)), counts, self.settings.micro_batch_tokens)
@@ -173,6 +176,7 @@ class Stream:
 
     def _documents(self, chunks: Iterator[EncodedChunk | Unreadable]) -> Iterator[EncodedDocument]:
         """Drawn from the buffer, which is kept full until an epoch ends, and then emptied."""
+        empty: set[tuple[Shard, int]] = set()
         while True:
             while self._position.epoch == self.epoch and len(self._buffer) <= self.settings.stream_buffer:
                 self._take(next(chunks))
@@ -181,7 +185,9 @@ class Stream:
                 self._drawn += 1
                 yield self._buffer.draw(key)
                 continue
-            if not self._drawn:
+            # The next epoch deals the shards anew: one without a document is no end, until all parts were found empty.
+            empty = set() if self._drawn else empty.union(self._reader.parts(self.epoch))
+            if len(empty) == self._reader.num_parts:
                 whose = "" if self._reader.num_processes == 1 else f" for process {self._reader.process}"
                 raise ValueError(
                     f"data.stream: '{self.settings.stream}' holds no document to train on{whose}:\n"

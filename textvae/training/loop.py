@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
+from accelerate.utils import gather_object, set_seed
 from torch import Tensor, nn
 
 from textvae.atomic import needing_room
@@ -156,12 +156,19 @@ def _accelerator(settings: TrainConfig) -> Accelerator:
         precision = best_precision(device)
     # The precision of a process's first run would otherwise be that of all its runs.
     AcceleratorState._reset_state()
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision=precision,
         log_with="tensorboard" if settings.tracker == "tensorboard" else None,
         project_dir=settings.output,
     )
+    found = sorted(set(gather_object([precision])))
+    if len(found) > 1:
+        raise ValueError(
+            f"train.mixed_precision is auto, and what is best differs between the processes: {', '.join(found)}; "
+            "set it to one of them"
+        )
+    return accelerator
 
 
 def optimise(

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Protocol, TypeVar
 
@@ -47,7 +47,7 @@ class LocalWorkers:
             context.set_forkserver_preload(["textvae.data.prepare.tasks"])
             pool = ProcessPoolExecutor(num_proc, mp_context=context, initializer=end_with_parent)
             try:
-                for future in as_completed([pool.submit(do, task) for task in tasks]):
+                for future in as_completed(_submitted(pool, do, tasks)):
                     future.result()
                     bar.update()
             except BrokenProcessPool:
@@ -57,6 +57,13 @@ class LocalWorkers:
                 ) from None
             finally:
                 pool.shutdown(cancel_futures=True)
+
+
+def _submitted(pool: ProcessPoolExecutor, do: Callable[[T], None], tasks: Sequence[T]) -> list[Future[None]]:
+    try:
+        return [pool.submit(do, task) for task in tasks]
+    except OSError as error:  # a process was lost while the next was being started: its queue is closed
+        raise BrokenProcessPool(str(error)) from error
 
 
 def end_with_parent() -> None:

@@ -80,7 +80,7 @@ def read_file(path: Path, root: Path, fields: FieldNames) -> Iterator[SourceDocu
 
 
 def read_records(path: Path, root: Path, fields: FieldNames) -> Iterator[SourceDocument | DamagedRecord]:
-    """As `read_file`, but reading goes on behind what is no JSON object, or no valid text, in its line."""
+    """As `read_file`, but reading goes on behind a line of JSON that is no record, or no valid text."""
     name = _base_name(path.relative_to(root) if path != root else Path(path.name))
     kind = file_kind(path)
     with _damage_named(path):
@@ -130,12 +130,14 @@ def _read_json(path: Path, name: str, fields: FieldNames) -> Iterator[SourceDocu
         places = ((number, f"{path}, line {number}", line) for number, line in chain([first], lines))
         found = ((number, place, _parse_json(line, place)) for number, place, line in places)
     for number, place, record in found:
-        if isinstance(record, dict):
+        try:
+            if isinstance(record, ValueError):
+                raise record
+            if not isinstance(record, dict):
+                raise ValueError(f"{place}: a JSON {type(record).__name__}, but each must be one JSON object")
             yield parse_record(record, f"{name}:{number}", place, fields)
-            continue
-        if not isinstance(record, ValueError):
-            record = f"{place}: a JSON {type(record).__name__}, but each must be one JSON object"
-        yield DamagedRecord(f"{name}:{number}", str(record))
+        except ValueError as error:
+            yield DamagedRecord(f"{name}:{number}", str(error))
 
 
 def _base_suffix(path: Path) -> str:

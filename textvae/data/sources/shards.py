@@ -56,7 +56,7 @@ def open_shards(source: str, fields: FieldNames) -> ShardedSource:
     splits, passed_over = load_hub_splits(source, stream=True)
     _check_train(source, splits)
     rows = splits["train"]
-    names = [f"{source.partition(':')[0]}/train-{number:05}" for number in range(rows.num_shards)]
+    names = [f"{source}/train-{number:05}" for number in range(rows.num_shards)]
     of_hub = [Shard(name, 0, partial(_read_rows, rows, number, name, fields)) for number, name in enumerate(names)]
     return ShardedSource(tuple(of_hub), (*passed_over, *_unread(splits)))
 
