@@ -25,10 +25,9 @@ from textvae.atomic import write_json
 from textvae.build import build_model
 from textvae.config_file import load_config
 from textvae.data.batch import DocumentBatch
-from textvae.data.collate import collate
 from textvae.data.dataset import PreparedSplit, load_prepared
 from textvae.data.document import EncodedDocument
-from textvae.data.plan import fill
+from textvae.data.loader import micro_batches
 from textvae.devices import best_precision, choose_device
 from textvae.model.noise import KeyedNoise
 from textvae.runs import versions
@@ -118,9 +117,7 @@ def batches_of(
 ) -> list[DocumentBatch]:
     starts = range(0, len(sentences), length)
     documents = [joined(number, sentences[start : start + length]) for number, start in enumerate(starts)]
-    counts = np.asarray([document.num_tokens for document in documents])
-    groups = fill(np.arange(len(documents)), counts, batch_tokens)
-    return [collate([documents[row] for row in group], model.layout).to(model.device) for group in groups]
+    return [batch.to(model.device) for batch in micro_batches(documents, model.layout, batch_tokens)]
 
 
 def step(model: HierarchicalTextVAE, objective: Objective, bfloat16: bool, batch: DocumentBatch) -> None:

@@ -39,6 +39,15 @@ class StepBatches:
     """Predicted tokens of the whole global batch: the one divisor of the loss."""
 
 
+def micro_batches(
+    documents: Sequence[EncodedDocument], layout: BatchLayout, batch_tokens: int
+) -> tuple[DocumentBatch, ...]:
+    """The documents in their order, at most `batch_tokens` predicted tokens at a time; a longer one by itself."""
+    counts = np.asarray([document.num_tokens for document in documents])
+    parts = fill(np.arange(len(documents)), counts, batch_tokens)
+    return tuple(collate([documents[number] for number in part], layout) for part in parts)
+
+
 class TrainingSteps(Dataset[StepBatches]):
     """`self[step]` is this process's part of the global batch of `step`."""
 
@@ -71,8 +80,7 @@ class TrainingSteps(Dataset[StepBatches]):
         weight = 1.0 if len(mine) else 0.0
         if not len(mine):
             mine = documents[:1]
-        parts = fill(mine, self.plan.token_counts, self.micro_batch_tokens)
-        batches = tuple(collate([self.read(int(d)) for d in part], self.layout) for part in parts)
+        batches = micro_batches([self.read(int(d)) for d in mine], self.layout, self.micro_batch_tokens)
         return StepBatches(batches, weight, int(self.plan.token_counts[documents].sum()))
 
     def __str__(self) -> str:

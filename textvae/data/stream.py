@@ -18,7 +18,6 @@ from operator import add
 from typing import Any
 
 import accelerate.utils
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -27,12 +26,10 @@ from torch.utils.data import DataLoader, Dataset
 from textvae.config import DataConfig
 from textvae.data.batch import BatchLayout, DocumentBatch
 from textvae.data.chunks import Chunk, ChunkReader, Position, Unreadable
-from textvae.data.collate import collate
 from textvae.data.dataset import PreparedSplit, load_prepared
 from textvae.data.document import EncodedDocument, SourceDocument
 from textvae.data.fingerprint import StreamFingerprint
-from textvae.data.loader import StepBatches
-from textvae.data.plan import fill
+from textvae.data.loader import StepBatches, micro_batches
 from textvae.data.prepare.stages import COUNTED, encode_documents, text_hash
 from textvae.data.prepare.summary import Account, SetAside
 from textvae.data.prepare.workers import end_with_parent
@@ -170,9 +167,7 @@ class Stream:
         names = unique_names([member.id for member in members])  # which noise is keyed by
         members = [replace(member, id=name) for member, name in zip(members, names, strict=True)]
         ordered = sorted(members, key=lambda member: -member.num_tokens)
-        counts = np.asarray([member.num_tokens for member in ordered])
-        parts = fill(np.arange(len(ordered)), counts, self.settings.micro_batch_tokens)
-        return tuple(collate([ordered[number] for number in part], self.layout) for part in parts)
+        return micro_batches(ordered, self.layout, self.settings.micro_batch_tokens)
 
     def _documents(self, chunks: Iterator[EncodedChunk | Unreadable]) -> Iterator[EncodedDocument]:
         """Drawn from the buffer, which is kept full until an epoch ends, and then emptied."""
