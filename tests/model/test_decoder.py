@@ -327,17 +327,22 @@ def test_a_bag_of_words_needs_a_path_to_the_logits() -> None:
 
 
 @pytest.mark.parametrize("context", ["sentence", "document"])
-def test_a_large_vocabulary_is_scored_piece_by_piece(context: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same scores and gradients, whatever is held at a time."""
+@pytest.mark.parametrize("held", [5, 25])
+def test_a_large_vocabulary_is_scored_piece_by_piece(context: str, held: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same scores and gradients, whatever is held at a time: the logits of 5 tokens are fewer than those of the
+    sentences' topics, which are then computed for every token anew; those of 25 are not."""
+    texts = [STORY, *tiny.documents()]
 
     def scores_and_gradients() -> tuple[Tensor, dict[str, Tensor]]:
         vae = tiny.model(context=context)
-        log_prob = tiny.scored(vae, [STORY, *tiny.documents()])[0].text.token_log_prob
+        log_prob = tiny.scored(vae, texts)[0].text.token_log_prob
         (-log_prob.sum()).backward()
         return log_prob.detach(), tiny.gradients(vae)
 
+    sentences = tiny.batch_of(tiny.model(context=context), texts).levels[-1].document
+    assert 5 < len(sentences) <= 25
     whole, expected = scores_and_gradients()
-    monkeypatch.setattr(decoder_module, "LOGITS", 5 * tiny.VOCABULARY)
+    monkeypatch.setattr(decoder_module, "LOGITS", held * tiny.VOCABULARY)
     pieces, gradients = scores_and_gradients()
     torch.testing.assert_close(pieces, whole)
     assert gradients.keys() == expected.keys()

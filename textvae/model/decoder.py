@@ -141,6 +141,7 @@ class Decoder(nn.Module):
         fit into memory is decoded chunk by chunk, recomputed in the backward pass.
         """
         vectors = self.conditioner(z) if self.conditioner is not None else None
+        topic_logits = self.topic_logits(vectors)
         dropped = None
         if noise is not None:
             dropped = DropoutMasks.draw(batch, noise, self.word_dropout, self.context_dropout)
@@ -149,29 +150,53 @@ class Decoder(nn.Module):
         log_prob = torch.zeros(batch.num_tokens, device=batch.tokens.device)
         logits = torch.zeros(batch.num_tokens, events.shape[-1], device=batch.tokens.device)
         for chunk in batch.decoder_chunks:
-            if recompute:
-                scored = checkpoint(self.score_chunk, chunk, vectors, dropped, batch.tokens, use_reentrant=False)
-            else:
-                scored = self.score_chunk(chunk, vectors, dropped, batch.tokens)
+            known = (chunk, vectors, topic_logits, dropped, batch.tokens)
+            scored = (
+                checkpoint(self.score_chunk, *known, use_reentrant=False) if recompute else self.score_chunk(*known)
+            )
             place = chunk.token.flatten()[chunk.scored]
             log_prob = log_prob.index_copy(0, place, scored[0])
             logits = logits.index_copy(0, place, scored[1])
         return DecoderPass(log_prob, StructureScores(logits[batch.sentence_end], events))
 
+    def topic_logits(self, vectors: Tensor | None) -> Tensor | None:
+        """[S, V] in float32 that the latents' own path adds at every token of a sentence, given vectors
+        [num_sites, S, H]. None where there is no such path, and where this is more than is held at a time: the logits
+        of every token are then computed by themselves."""
+        if self.topic_head is None or vectors is None:
+            return None
+        if vectors.shape[1] * self.topic_head.out_features > LOGITS:
+            return None
+        logits: Tensor = self.topic_head(self.topic_weight * self.topics(vectors))
+        return logits.float()
+
     def score_chunk(
-        self, chunk: TokenChunk, vectors: Tensor | None, dropped: DropoutMasks | None, tokens: Tensor
+        self,
+        chunk: TokenChunk,
+        vectors: Tensor | None,
+        topic_logits: Tensor | None,
+        dropped: DropoutMasks | None,
+        tokens: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Log-probabilities [n] and event logits [n, E] of what a chunk scores; vectors [num_sites, S, H]."""
+        """Log-probabilities [n] and event logits [n, E] of what a chunk scores; vectors [num_sites, S, H] and their
+        `topic_logits` [S, V]."""
         states = self._read_chunk(chunk, vectors, dropped).flatten(0, 1)[chunk.scored]
         sentence = chunk.sentence.expand_as(chunk.ids).flatten()[chunk.scored]
         target = tokens[chunk.token.flatten()[chunk.scored]]
-        return self._token_log_prob(states, vectors, sentence, target), self._event_logits(states)
+        log_prob = self._token_log_prob(states, vectors, topic_logits, sentence, target)
+        return log_prob, self._event_logits(states)
 
-    def _token_log_prob(self, states: Tensor, vectors: Tensor | None, sentence: Tensor, target: Tensor) -> Tensor:
+    def _token_log_prob(
+        self, states: Tensor, vectors: Tensor | None, topic_logits: Tensor | None, sentence: Tensor, target: Tensor
+    ) -> Tensor:
         """[n] of the tokens `target` [n] after last hidden states [n, H] in their `sentence` [n]."""
 
         def score(states: Tensor, sentence: Tensor, target: Tensor) -> Tensor:
             logits = self._logits(states[None], vectors, sentence[None])[0]
+            if topic_logits is not None:
+                logits = logits + F.embedding(sentence, topic_logits)
+            elif self.topic_head is not None and vectors is not None:
+                logits = logits + self.topic_head(at_tokens(self.topic_weight * self.topics(vectors), sentence))
             return -F.cross_entropy(logits, target, reduction="none")
 
         size = max(1, LOGITS // output_layer(self.backbone).out_features)
@@ -210,7 +235,10 @@ class Decoder(nn.Module):
         if self.prefix is not None and vectors is not None:
             inputs |= self._after_prefix(self.sites.of_prefix(vectors), cache, ids)
         last = self._read(inputs | {"use_cache": True}, vectors, sentence)[:, -1:]
-        return self._logits(last, vectors, sentence, topic_weight)[:, 0], self._event_logits(last)[:, 0]
+        logits = self._logits(last, vectors, sentence)[:, 0]
+        if self.topic_head is not None and vectors is not None:
+            logits = logits + self.topic_head(topic_weight * self.topic_weight * self.topics(vectors))
+        return logits, self._event_logits(last)[:, 0]
 
     def _read(self, inputs: Mapping[str, Any], vectors: Tensor | None, sentence: Tensor) -> Tensor:
         """The backbone's last hidden states [R, C, H]; sentence [R, C] or [R, 1]."""
@@ -219,15 +247,11 @@ class Decoder(nn.Module):
         with entering(self.inputs, vectors, sentence):
             return self.backbone.base_model(**inputs).last_hidden_state
 
-    def _logits(self, states: Tensor, vectors: Tensor | None, sentence: Tensor, topic_weight: float = 1.0) -> Tensor:
-        """[R, C, V] in float32 of last hidden states [R, C, H]."""
+    def _logits(self, states: Tensor, vectors: Tensor | None, sentence: Tensor) -> Tensor:
+        """[R, C, V] in float32 of last hidden states [R, C, H], without the latents' own path."""
         if vectors is not None and self.sites.output:
             states = add_latents(states, vectors[self.sites.blocks], sentence)
-        logits = output_logits(self.backbone, states).float()
-        if self.topic_head is not None and vectors is not None:
-            topics = topic_weight * self.topic_weight * self.topics(vectors)
-            logits = logits + self.topic_head(at_tokens(topics, sentence))
-        return logits
+        return output_logits(self.backbone, states).float()
 
     def _event_logits(self, states: Tensor) -> Tensor:
         """[.., E] in float32 of last hidden states [.., H]."""

@@ -142,7 +142,9 @@ class ModelDocument:
                 token=torch.where(place == leaf - first, tokens, IGNORED).expand(len(slots), -1),
             )
             stacked = torch.stack([v[:, slots] for v in vectors], dim=2).flatten(1, 2) if vectors else None
-            log_prob, logits = decoder.score_chunk(chunk, stacked, None, self.batch.tokens)
+            log_prob, logits = decoder.score_chunk(
+                chunk, stacked, decoder.topic_logits(stacked), None, self.batch.tokens
+            )
             at_end = logits.unflatten(0, (len(slots), -1))[:, -1]
             structure = StructureScores(at_end, self.decoder_labels[leaf].expand(len(slots), -1))
             scores.append(log_prob.view(len(slots), -1).sum(-1) + structure.log_prob)
