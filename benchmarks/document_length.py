@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import accumulate, islice, pairwise
+from itertools import islice
 from math import lcm
 from pathlib import Path
 from statistics import median
@@ -41,8 +41,8 @@ PARAGRAPH = 5
 @dataclass(frozen=True)
 class Sentence:
     text: str
-    encoder_ids: Sequence[int]
-    decoder_ids: Sequence[int]
+    encoder_ids: np.ndarray
+    decoder_ids: np.ndarray
     features: np.ndarray
     """[D]"""
 
@@ -79,14 +79,9 @@ def sentences_of(split: PreparedSplit) -> Iterator[Sentence]:
         document = split.read(row)
         assert document.features is not None
         features = document.features.reshape(len(document.sentences), -1)
-        ids = (
-            [ids[start:end] for start, end in pairwise(accumulate(lengths, initial=0))]
-            for ids, lengths in (
-                (document.encoder_ids, document.encoder_lengths),
-                (document.decoder_ids, document.decoder_lengths),
-            )
+        yield from map(
+            Sentence, document.sentences, document.encoder_sentences(), document.decoder_sentences(), features
         )
-        yield from map(Sentence, document.sentences, *ids, features)
 
 
 def joined(number: int, sentences: Sequence[Sentence]) -> EncodedDocument:

@@ -235,8 +235,7 @@ def _differences(
         failures.append(f"{source.id}: {document.text()[:80]!r}, not {expected[:80]!r}")
     if (document.title, json.loads(document.extra)) != (source.title, source.extra):
         failures.append(f"{source.id}: title {document.title!r}, further fields {document.extra[:80]}")
-    ends = accumulate(document.decoder_lengths, initial=0)
-    sentences = [document.decoder_ids[start:end].tolist() for start, end in pairwise(ends)]
+    sentences = [ids.tolist() for ids in document.decoder_sentences()]
     counts = accumulate(document.structure[-1], initial=0)
     joined = "".join(processor.join(sentences[start:end]) for start, end in pairwise(counts))
     # SentencePiece writes a space for its own sign.

@@ -224,9 +224,8 @@ class HierarchicalTextVAE(DocumentVAE):
                     "latents of one that has equally many there"
                 )
         latents = {name: level.mean for name, level in self.latents(batch, given).items()} | given
-        cuts = torch.tensor(document.decoder_lengths).cumsum(0)[:-1]
-        sentences = torch.as_tensor(document.decoder_ids).tensor_split(cuts)
-        return plan_of(latents, document.structure, self.config.hierarchy, [ids.tolist() for ids in sentences])
+        sentences = [ids.tolist() for ids in document.decoder_sentences()]
+        return plan_of(latents, document.structure, self.config.hierarchy, sentences)
 
     def write(
         self,

@@ -141,10 +141,7 @@ def _packed_chunks(
 
 
 def _encoder_chunks(documents: Sequence[EncodedDocument], layout: BatchLayout) -> Iterable[EncoderChunk]:
-    sentences: list[np.ndarray] = []
-    for document in documents:
-        cuts = np.cumsum(document.encoder_lengths)[:-1]
-        sentences.extend(np.split(np.asarray(document.encoder_ids, dtype=np.int64), cuts))
+    sentences = [ids for document in documents for ids in document.encoder_sentences()]
     yield from encoder_chunks(sentences, layout.encoder_pad_id, layout.chunk_tokens)
 
 

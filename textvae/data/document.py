@@ -98,6 +98,14 @@ class EncodedDocument:
     features: np.ndarray | None = None
     """[S * D] pooled features of the frozen encoder, where they were cached; stored as float16."""
 
+    def encoder_sentences(self) -> list[np.ndarray]:
+        """[S] the encoder's tokens of every sentence, int64."""
+        return _cut(self.encoder_ids, self.encoder_lengths)
+
+    def decoder_sentences(self) -> list[np.ndarray]:
+        """[S] the decoder's tokens of every sentence, int64."""
+        return _cut(self.decoder_ids, self.decoder_lengths)
+
     def paragraphs(self) -> Iterator[str]:
         """Normalised text of every unit above the lowest level (of the only unit, if there is one level)."""
         start = 0
@@ -108,3 +116,7 @@ class EncodedDocument:
     def text(self) -> str:
         """The normalised text: the units above the lowest level, joined by blank lines."""
         return "\n\n".join(self.paragraphs())
+
+
+def _cut(ids: Sequence[int], lengths: Sequence[int]) -> list[np.ndarray]:
+    return np.split(np.asarray(ids, dtype=np.int64), np.cumsum(lengths)[:-1])

@@ -90,13 +90,8 @@ def part_depth(model: DocumentVAE) -> int:
 def parts_of(model: DocumentVAE, document: EncodedDocument, depth: int) -> list[Part]:
     """The units of a depth."""
     features = model.sentence_features(collate([document], model.layout).to(model.device)).float().cpu().numpy()
-    sentences, encoder_ids = (
-        [list(map(int, ids[start:end])) for start, end in pairwise(accumulate(lengths, initial=0))]
-        for ids, lengths in (
-            (document.decoder_ids, document.decoder_lengths),
-            (document.encoder_ids, document.encoder_lengths),
-        )
-    )
+    sentences = [ids.tolist() for ids in document.decoder_sentences()]
+    encoder_ids = [ids.tolist() for ids in document.encoder_sentences()]
     below = [list(map(int, row)) for row in list(document.structure)[depth:]]
     count = len(below[0]) if below else len(sentences)
     edges, by_depth = list(range(count + 1)), []
