@@ -28,7 +28,7 @@ from textvae.text_vae import HierarchicalTextVAE
 
 MakeRun = Callable[..., str]
 QUERY = "The wind came late."
-TOLERANCE = {"latents": 1e-3, "words": 1e-4, "encoder": 2e-4, "both": 0.02, "hybrid": 0.15, "bm25": 1e-5}
+TOLERANCE = {"latents": 1e-3, "words": 1e-4, "encoder": 2e-4, "both": 0.02, "hybrid": 0.45, "bm25": 1e-5}
 """By what is searched: features are rounded to half precision, and sums count deviations."""
 
 

@@ -31,7 +31,11 @@ By = Literal["hybrid", "encoder", "bm25", "latents", "words", "both"]
 """What a unit is found by: `latents`, the cosine of standardised embeddings, in [-1, 1]; `words`, those of the query
 under the unit's topics (`search.words`), nats per token; `encoder`, the passages that it is made of, as the pretrained
 encoder reads them (`search.passages`), in [-1, 1]; `bm25`, the query's very words (`search.lexical`); `both`, latents
-and words, and `hybrid`, encoder and BM25, each in standard deviations over the level's units, added."""
+and words, and `hybrid`, encoder and BM25, each in standard deviations over the level's units, added by `WEIGHTS`."""
+
+WEIGHTS: dict[By, tuple[float, float]] = {"both": (1.0, 1.0), "hybrid": (3.0, 1.0)}
+"""By what is added: how often the first and the second count. Most units hold no word of a query, so that the few that
+do lie more deviations above the mean by BM25 than the best do by the encoder, and would decide alone."""
 
 
 class Index:
@@ -104,7 +108,8 @@ class Index:
             found.append(self._lexical(level).scores(checked_query(query)))
         if len(found) == 1:
             return found[0]
-        return sum((scores - scores.mean()) / max(scores.std(), SMALLEST_DEVIATION) for scores in found)
+        standard = [(scores - scores.mean()) / max(scores.std(), SMALLEST_DEVIATION) for scores in found]
+        return sum(weight * scores for weight, scores in zip(WEIGHTS[by], standard, strict=True))
 
     def nearest(self, sought: np.ndarray, level: str, k: int = 10, only: Only | None = None) -> list[SearchResult]:
         """The `k` units of `level` nearest to an embedding [Z], among those that `only` leaves.
