@@ -231,7 +231,7 @@ def decoder_loss(backbone: PreTrainedModel, chunk: TokenChunk, tokens: Tensor, f
 
 
 def _batches(model: HierarchicalTextVAE, documents: Documents, groups: Sequence[list[int]]) -> Iterator[DocumentBatch]:
-    for group in walk_groups(documents, groups, model.layout, model.device, process=PartialState()):
+    for group in walk_groups(documents.read, groups, model.layout, model.device, process=PartialState()):
         yield group.batch
 
 

@@ -81,3 +81,21 @@ def test_memory_is_measured_by_the_size_of_a_corpus(
         assert 2**26 < one["peak_own_bytes"] < one["peak_bytes"] < 2**32
         assert one["processor_seconds"] > 0
     assert len([line for line in capfd.readouterr().out.splitlines() if line.startswith("| ")]) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+def test_compiled_steps_are_compared_with_the_same_uncompiled(
+    prepared: Path, encoder_backbone: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "compiled.json"
+    changes = (f"model.encoder.name={encoder_backbone}", "model.units.width=16", "model.units.heads=2", *TINY)
+    asked = ("--warm-up", "2", "--steps", "3", "--out", str(out), "data.batch_tokens=200")
+    assert run_script("benchmarks/compiled.py", str(prepared), *asked, *changes) == 0
+    found = json.loads(out.read_text(encoding="utf-8"))["compiled"]
+    assert 1 <= found["graphs"] <= 4
+    assert found["shapes"] > found["graphs"]
+    assert found["compiling_seconds"] > 0.1
+    assert found["times"] > 0
+    assert f"a step takes {found['times']:.2f} of the time" in capfd.readouterr().out

@@ -261,6 +261,9 @@ class TrainConfig:
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """`auto`: bfloat16 where the device gains by it, else `no`. Processors are timed: with AVX-512 alone some are twice
     as fast in it and some half as fast, and those that emulate it take sixty times as long."""
+    compile: bool = False
+    """Whether the decoder's blocks are compiled (`torch.compile`) for the steps of training: validation and saved
+    models are as without. Needs a C++ compiler, and pays in long runs (docs/benchmarks.md)."""
     seed: int = 0
     log_every: PositiveInt = 10
     validate_every: PositiveInt = 200

@@ -46,6 +46,15 @@ def locked_together(folder: Path, process: PartialState) -> Iterator[None]:
 
 
 @contextmanager
+def locked_beside(folder: Path) -> Iterator[None]:
+    """For a worker of a process that has locked `folder`: should that process end before, the worker keeps others
+    out."""
+    with _opened(folder) as descriptor:
+        _share(descriptor)
+        yield
+
+
+@contextmanager
 def _opened(folder: Path) -> Iterator[int]:
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -32,6 +32,7 @@ MAY_CHANGE = (
     "train.validate_every",
     "train.validation_documents",
     "train.max_skipped_steps",
+    "train.compile",
     "data.path",
     "data.stream",
     "data.num_workers",

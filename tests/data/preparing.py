@@ -5,18 +5,20 @@ import json
 import os
 import resource
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from textvae.cluster import RayWorkers
 from textvae.data.dataset import METADATA_FILE
-from textvae.data.prepare import layout, parts, tasks
+from textvae.data.prepare import layout, parts, pipeline, tasks
 from textvae.data.prepare.parts import RawPart
 from textvae.data.prepare.pipeline import PrepareOptions, prepare
 from textvae.data.prepare.tasks import Places
+from textvae.data.sources.records import FieldNames
 
 PARAGRAPHS = [
     "The harbour lay quiet in the early light. A single boat moved out past the wall, and its wake spread slowly.",
@@ -95,3 +97,15 @@ def encode_or_die(part: RawPart, places: Places, **options: Any) -> None:
         return
     (places.encoded / f"{part.name}-lost.partial").mkdir(parents=True)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def prepare_on_a_cluster(address: str, options: Sequence[Mapping[str, Any]]) -> None:
+    """One after the other; a worker is killed."""
+    with mock.patch.object(pipeline, "encode", encode_or_die):
+        for given in options:
+            try:
+                prepare(
+                    PrepareOptions(**{**given, "fields": FieldNames(**given["fields"])}), workers=RayWorkers(address)
+                )
+            except ValueError as error:
+                print("refused:", error)

@@ -24,8 +24,8 @@ from run_scripts import in_a_process
 from textvae.data.dataset import load_prepared
 from textvae.data.prepare import pipeline, vocabulary
 from textvae.data.prepare.pipeline import PrepareOptions, prepare
-from textvae.data.prepare.workers import LocalWorkers
 from textvae.lock import locked
+from textvae.workers import LocalWorkers
 
 
 @pytest.fixture(autouse=True)

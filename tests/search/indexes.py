@@ -10,6 +10,7 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow
@@ -17,9 +18,11 @@ import torch
 from kill_and_resume import changes
 from run_scripts import in_a_process
 
+from textvae.cli.main import main
 from textvae.data.dataset import Documents
 from textvae.data.document import EncodedDocument, SourceDocument
 from textvae.runs import load_run
+from textvae.search import embed, tasks
 from textvae.text_vae import HierarchicalTextVAE
 
 WORDS = ("boat", "wind", "light", "wall", "soup", "night", "sail")
@@ -132,3 +135,23 @@ def kill_before_change(number: int, folder: str, told: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(watch)
+
+
+def embed_on_a_cluster(address: str, commands: Sequence[Sequence[str]]) -> None:
+    """One command after the other; a worker is killed."""
+    with mock.patch.object(embed, "embed_shard", embed_or_die):
+        for command in commands:
+            assert main([*command, "--ray", address]) == 0
+
+
+def embed_or_die(task: tasks.ShardTask, folder: Path, **given: Any) -> None:
+    """Embeds the shard; the first process that is asked to is killed before it has done all of it."""
+    with open("gpus", "a", encoding="utf-8") as file:
+        print(os.environ.get("CUDA_VISIBLE_DEVICES") or "none", file=file)
+    try:
+        Path("killed").touch(exist_ok=False)
+    except FileExistsError:
+        tasks.embed_shard(task, folder=folder, **given)
+        return
+    (folder / f"{task.name}-lost.partial").mkdir()
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -3,7 +3,7 @@
 import io
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import get_args
 
@@ -17,7 +17,7 @@ from tiny import DOCUMENT
 from textvae.cli.main import main
 from textvae.data.dataset import Documents
 from textvae.data.document import SourceDocument
-from textvae.lock import locked, locked_together
+from textvae.lock import locked, locked_beside, locked_together
 from textvae.runs import load_run
 from textvae.search.delete import delete_documents
 from textvae.search.embed import embed_corpus
@@ -235,6 +235,11 @@ def test_what_another_process_writes_to_is_left_alone(
             changed()
         assert change == "embed" or differing(index, made) == []
     with locked_together(folder, PartialState()), pytest.raises(ValueError, match="another process is writing"):
+        changed()
+    with locked_together(folder, PartialState()):
+        worker = ExitStack()
+        worker.enter_context(locked_beside(folder))
+    with worker, pytest.raises(ValueError, match="another process is writing"):
         changed()
     changed()
 

@@ -1,9 +1,13 @@
 """Embedding shard by shard: what is killed goes on as if it had not been, and takes nothing of another embedding."""
 
 import logging
-from collections.abc import Callable
+import pickle
+import re
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import torch
@@ -17,10 +21,13 @@ from textvae.data.document import EncodedDocument
 from textvae.runs import load_run
 from textvae.search.embed import embed_corpus
 from textvae.search.index import Index
+from textvae.search.origin import weights_sha256
 from textvae.search.resume import default_shard_documents
 from textvae.search.storage import IndexDescription, ShardDescription
+from textvae.search.tasks import ModelCopy
 from textvae.text_vae import HierarchicalTextVAE
 
+T = TypeVar("T")
 MakeRun = Callable[..., str]
 
 
@@ -152,6 +159,82 @@ def test_two_processes_write_the_files_that_one_does(
         assert differing(tmp_path / out, tmp_path / "one") == []
 
 
+# Shared out to workers
+
+
+class Elsewhere:
+    """A worker that gets everything pickled, as another machine would, and does every task as often as `times` says."""
+
+    def __init__(self, times: int = 1) -> None:
+        self.times = times
+
+    def run(self, do: Callable[[T], None], tasks: Sequence[T], purpose: str, *, alone: bool = False) -> None:
+        assert alone, "it holds a model"
+        sent = [pickle.dumps((do, task)) for task in tasks for _ in range(self.times)]
+        for one in sent:
+            there, task = pickle.loads(one)
+            there(task)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_workers_write_the_files_that_one_process_does(
+    model: HierarchicalTextVAE, run: str, prepared: Path, tmp_path: Path
+) -> None:
+    """Though each loads the model for itself, a task is done twice, and a beginning of a lost one lies about; going on,
+    and appending."""
+    whole = open_documents(str(prepared), model.processor, "train")
+    more = documents_of(model)
+    with pytest.raises(KeyboardInterrupt):
+        embed_corpus(model, interrupted(whole, 12), tmp_path / "there", run, 100, shard_documents=5)
+    kept = {path: path.stat().st_ino for path in (tmp_path / "there.partial").glob("shard-*/*")}
+    lost = tmp_path / "there.partial" / "shard-000000000010-lost.partial"
+    lost.mkdir()
+    (lost / "shard.json").touch()
+    for documents, options in ((whole, {}), (more, {"append": True})):
+        for out, workers in (("here", None), ("there", Elsewhere(2))):
+            embed_corpus(model, documents, tmp_path / out, run, 100, shard_documents=5, workers=workers, **options)
+        assert differing(tmp_path / "here", tmp_path / "there") == []
+    moved = {tmp_path / "there" / path.relative_to(tmp_path / "there.partial"): inode for path, inode in kept.items()}
+    assert kept
+    assert {path: path.stat().st_ino for path in moved} == moved
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_worker_has_the_model_of_the_process_that_sends_it(run: str, dtype: torch.dtype) -> None:
+    model = load_run(run, "cpu", dtype)
+    model.set_chunk_tokens(50)
+    copy = ModelCopy.of(model, run, weights_sha256(run)).load()
+    assert [p.dtype for p in copy.parameters()] == [p.dtype for p in model.parameters()]
+    assert copy.layout == model.layout
+
+
+def test_prepared_documents_travel_by_the_names_of_their_files(model: HierarchicalTextVAE, prepared: Path) -> None:
+    read = open_documents(str(prepared), model.processor, "train").read
+    sent = pickle.dumps(read)
+    assert pickle.loads(sent)(3).sentences == read(3).sentences
+    assert not any(sentence.strip().encode() in sent for row in range(20) for sentence in read(row).sentences)
+
+
+def test_a_worker_that_finds_another_model_writes_nothing(model: HierarchicalTextVAE, run: str, tmp_path: Path) -> None:
+    class Late(Elsewhere):
+        def run(self, do: Callable[[T], None], tasks: Sequence[T], purpose: str, *, alone: bool = False) -> None:
+            other = load_run(there, "cpu")
+            next(other.parameters()).data.add_(1)
+            other.save_pretrained(there)
+            super().run(do, tasks, purpose, alone=alone)
+
+    there = str(shutil.copytree(run, tmp_path / "run"))
+    with pytest.raises(ValueError, match="is another where a worker reads it: give all machines the same files"):
+        embed_corpus(model, documents_of(model), tmp_path / "index", there, workers=Late())
+    assert [path.name for path in (tmp_path / "index.partial").iterdir()] == ["embedding.json"]
+
+
+def test_a_worker_takes_the_device_that_it_is_given(run: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    arguments = ["text.txt", "--model", run, "--out", str(tmp_path / "index"), "--ray", "--device", "cpu"]
+    assert main(["embed", *arguments]) == 2
+    assert "with --ray every worker takes a GPU of the cluster, or a processor: leave out" in capsys.readouterr().err
+
+
 # Killed before any change to a file
 
 
@@ -168,6 +251,6 @@ def test_an_embedding_that_is_killed_anywhere_ends_as_if_it_had_not_been(
 ) -> None:
     lines = list(killed_everywhere(model, run, tmp_path, nothing, embed_three))
     assert len(lines) > 15
-    assert any("rename shard-000000000003.partial" in line for line in lines)
+    assert any(re.search(r"rename shard-000000000003-\w+\.partial", line) for line in lines)
     assert any("rename index.json.partial" in line for line in lines)
     assert [line for line in lines if not line.endswith(": ")] == []

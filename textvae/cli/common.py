@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from textvae.cluster import RayWorkers
 from textvae.devices import DTYPES
 
 if TYPE_CHECKING:
@@ -38,6 +39,22 @@ def add_runtime(parser: argparse.ArgumentParser, *, batch_tokens: bool = False) 
         group.add_argument(
             "--batch-tokens", type=int, default=BATCH_TOKENS, metavar="N", help="at a time (default: %(default)s)"
         )
+
+
+def add_ray(parser: argparse.ArgumentParser) -> None:
+    """--ray, for `ray_workers`."""
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="auto",
+        metavar="ADDRESS",
+        help="share the work over a Ray cluster whose machines see the same files: auto, local or HOST:PORT",
+    )
+
+
+def ray_workers(arguments: argparse.Namespace) -> RayWorkers | None:
+    """The cluster of --ray. Raises ValueError where there is none."""
+    return None if arguments.ray is None else RayWorkers(arguments.ray)
 
 
 def add_verbosity(parser: argparse.ArgumentParser) -> None:

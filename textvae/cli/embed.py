@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from textvae.cli.common import add_model, load_model
+from textvae.cli.common import add_model, add_ray, load_model, ray_workers
 from textvae.cli.evaluation import evaluation_process, own_device
 from textvae.cli.source_options import SOURCES, add_source_options, open_source
 from textvae.search.embed import embed_corpus
@@ -15,7 +15,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "embed",
         help="embed a corpus at every level",
         description="Embed a corpus at every level. Several processes share it: accelerate launch -m textvae.cli.main "
-        "embed ... What was killed goes on where it stood when the same command is given again.",
+        "embed ..., or a Ray cluster: --ray. What was killed goes on where it stood when the same command is given "
+        "again.",
     )
     parser.add_argument("source", help=f"prepared data set, or a source: {SOURCES}")
     parser.add_argument("--out", required=True, metavar="INDEX", help="folder to write")
@@ -36,14 +37,19 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         action="store_true",
         help="forget what a killed embedding into this folder has done, of these data or others",
     )
+    add_ray(parser)
     add_source_options(parser)
     add_model(parser, batch_tokens=True)
     parser.set_defaults(command=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
+    if arguments.ray is not None and arguments.device is not None:
+        raise ValueError("with --ray every worker takes a GPU of the cluster, or a processor: leave out --device")
+    workers = ray_workers(arguments)
     process = evaluation_process(arguments.device)
-    model = load_model(arguments, device=own_device(arguments, process))
+    # With workers, this process does not run the model.
+    model = load_model(arguments, device=own_device(arguments, process) if workers is None else "cpu")
     documents = open_source(arguments, arguments.source, model, arguments.split)
     if process.is_main_process:
         print(documents)
@@ -54,6 +60,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.model,
         arguments.batch_tokens,
         process,
+        workers=workers,
         shard_documents=arguments.shard_documents,
         append=arguments.append,
         start_over=arguments.start_over,

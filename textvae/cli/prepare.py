@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from textvae.cli.common import add_ray, ray_workers
 from textvae.cli.source_options import SOURCES, add_source_options, field_names
-from textvae.data.prepare.cluster import RayWorkers
 from textvae.data.prepare.pipeline import PrepareOptions, prepare
 from textvae.devices import DTYPES
 
@@ -39,13 +39,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="that it multiplies in (default: bfloat16 where the hardware does, or float32)",
     )
     parser.add_argument("--start-over", action="store_true", help="forget what was begun and not finished")
-    parser.add_argument(
-        "--ray",
-        nargs="?",
-        const="auto",
-        metavar="ADDRESS",
-        help="share the work over a Ray cluster whose machines see the same files: auto, local or HOST:PORT",
-    )
+    add_ray(parser)
     parser.set_defaults(command=run)
 
 
@@ -68,7 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
         fields=field_names(arguments),
         cache_features=arguments.cache_features,
     )
-    workers = None if arguments.ray is None else RayWorkers(arguments.ray)
+    workers = ray_workers(arguments)
     encoder = None
     if arguments.cache_features:
         from textvae.build import FrozenEncoder  # models take seconds to import

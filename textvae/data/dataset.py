@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +75,10 @@ class PreparedSplit:
     def without_features(self) -> PreparedSplit:
         return replace(self, dataset=self.dataset.remove_columns("features"))
 
-    def read(self, index: int) -> EncodedDocument:
-        """The document in row `index`."""
-        return EncodedDocument(**self.dataset[index])
+    @property
+    def read(self) -> Callable[[int], EncodedDocument]:
+        """Row -> document; pickled, it is the names of files."""
+        return partial(_read_row, self.dataset)
 
     @property
     def source_options(self) -> SourceOptions:
@@ -94,6 +95,10 @@ class PreparedSplit:
     def column(self, name: str) -> StoredColumn:
         """Of strings."""
         return StoredColumn(self.dataset.data.column(name))
+
+
+def _read_row(dataset: datasets.Dataset, row: int) -> EncodedDocument:
+    return EncodedDocument(**dataset[row])
 
 
 def load_prepared(folder: str | os.PathLike[str], split: str) -> PreparedSplit:
@@ -179,9 +184,9 @@ class Documents:
 
     def select(self, rows: Sequence[int] | np.ndarray) -> Documents:
         """The documents in `rows`, in that order."""
-        chosen = [int(row) for row in rows]
+        chosen, read = [int(row) for row in rows], self.read
         return Documents(
-            lambda row: self.read(chosen[row]),
+            lambda row: read(chosen[row]),
             self.token_counts[chosen],
             [self.ids[row] for row in chosen],
             [self.source_ids[row] for row in chosen],

@@ -133,11 +133,11 @@ def walk(
         num_processes=process.num_processes,
     )
 
-    yield from walk_groups(documents, groups, layout, device, process=process, purpose=purpose, workers=workers)
+    yield from walk_groups(documents.read, groups, layout, device, process=process, purpose=purpose, workers=workers)
 
 
 def walk_groups(
-    documents: Documents,
+    read: Callable[[int], EncodedDocument],
     groups: Sequence[list[int]],
     layout: BatchLayout,
     device: torch.device,
@@ -146,10 +146,11 @@ def walk_groups(
     purpose: str | None = None,
     workers: int | None = None,
 ) -> Iterator[DocumentGroup]:
-    """`walk`, over the documents of `groups`, lists of their rows, in that order; all of them are for this process."""
+    """`walk`, over the documents that `read` gives for `groups`, lists of their rows, in that order; all of them are
+    for this process."""
 
     def load(rows: list[int]) -> tuple[list[int], list[EncodedDocument], DocumentBatch]:
-        members = [documents.read(row) for row in rows]
+        members = [read(row) for row in rows]
         return rows, members, collate(members, layout)
 
     if workers is None:

@@ -32,13 +32,13 @@ from textvae.data.fingerprint import StreamFingerprint
 from textvae.data.loader import StepBatches, micro_batches
 from textvae.data.prepare.stages import COUNTED, encode_documents, text_hash
 from textvae.data.prepare.summary import Account, SetAside
-from textvae.data.prepare.workers import end_with_parent
 from textvae.data.shuffle_buffer import ShuffleBuffer, without_text
 from textvae.data.sources.corpus import SourceOptions, unique_names
 from textvae.data.sources.files import DamagedRecord
 from textvae.data.sources.folder import listed
 from textvae.data.sources.shards import Shard, ShardedSource
 from textvae.data.text.processor import DocumentProcessor
+from textvae.workers import end_with_parent
 
 
 @dataclass(frozen=True)

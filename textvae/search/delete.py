@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow
 import pyarrow.compute
 
+from textvae.atomic import whole_folder
 from textvae.lock import locked
 from textvae.search.manifest import describe
 from textvae.search.resume import Embedding, remove_shards
@@ -82,7 +83,8 @@ def _without(folder: Path, name: str, shard: ShardDescription, language: str, go
         return None
     sizes = {level: LevelSize(len(described.mean), described.features) for level, described in shard.levels.items()}
     numbers: np.ndarray | None = None
-    with ShardWriter(folder / rewritten_name(name), sizes, language) as writer:
+    new = folder / rewritten_name(name)
+    with whole_folder(new) as path, ShardWriter(path, sizes, language) as writer:
         for level, table in tables.items():
             first = 0
             for batch in table.to_batches():
@@ -92,7 +94,7 @@ def _without(folder: Path, name: str, shard: ShardDescription, language: str, go
                     writer.write(level, _rows(pyarrow.table(batch).filter(here), numbers))
             numbers = np.cumsum(kept[level]) - 1
         writer.finish(documents=len(tables[top].column("row").filter(kept[top]).unique()))
-    return rewritten_name(name)
+    return new.name
 
 
 def _rows(units: pyarrow.Table, numbers: np.ndarray | None) -> UnitRows:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from itertools import chain, islice
+from functools import partial as partial_of
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -21,24 +22,16 @@ from accelerate.utils import gather_object
 from textvae.atomic import partial
 from textvae.data.dataset import Documents
 from textvae.data.fingerprint import data_fingerprint
-from textvae.data.loader import walk_groups
 from textvae.data.plan import fill, share
 from textvae.lock import locked_together
 from textvae.search.manifest import describe
 from textvae.search.origin import ModelOrigin
-from textvae.search.resume import (
-    Content,
-    Embedding,
-    begun_in,
-    changed_shards,
-    default_shard_documents,
-    remove_shards,
-)
-from textvae.search.rows import level_sizes, write_group
-from textvae.search.shard import ShardWriter
+from textvae.search.resume import Embedding, begun_in, changed_shards, default_shard_documents, remove_shards
 from textvae.search.storage import FORMAT, IndexDescription
+from textvae.search.tasks import ModelCopy, ShardTask, embed_shard, embed_shards
 from textvae.search.units import read_level
 from textvae.text_vae import HierarchicalTextVAE
+from textvae.workers import Workers
 
 logger = logging.getLogger("textvae")
 
@@ -51,11 +44,13 @@ def embed_corpus(
     batch_tokens: int = 8192,
     process: PartialState | None = None,
     *,
+    workers: Workers | None = None,
     shard_documents: int | None = None,
     append: bool = False,
     start_over: bool = False,
 ) -> IndexDescription:
-    """Write an index of all `documents` with the model of `run`; several processes share the shards.
+    """Write an index of all `documents` with the model of `run`; several processes share the shards, or one gives them
+    to `workers`, each of which loads the model itself.
 
     It is written aside, and renamed to `out` when it is whole; one that was killed goes on with the shards that are
     missing, and ends with the files of one that was not (as far as the processor sums alike twice).
@@ -66,6 +61,8 @@ def embed_corpus(
     of other data, or with another model or other options, was begun there, or another process writes there.
     """
     process, out = process or PartialState(), Path(out)
+    if workers is not None and process.num_processes > 1:
+        raise ValueError(f"{process.num_processes} processes cannot share workers (--ray): start a single one")
     if not model.level_names:
         raise ValueError(f"'{run}' is a plain language model: it has no latents to embed with")
     if shard_documents is not None and shard_documents < 1:
@@ -95,10 +92,19 @@ def embed_corpus(
             first_row=0 if known is None else known.rows,
         )
         kept = () if known is None else tuple(known.shards)
-        _write_shards(model, documents, folder, embedding, process, start_over, kept)
+        missing = _missing(documents, folder, embedding, process, start_over, kept)
+        if workers is None:
+            mine = _tasks(_shared(missing, documents.token_counts, process), documents, embedding)
+            embed_shards(model, mine, documents.read, folder, embedding, process, "embeddings")
+        else:
+            copy = ModelCopy.of(model, run, origin.sha256)
+            do = partial_of(embed_shard, copy=copy, read=documents.read, folder=folder, embedding=embedding)
+            workers.run(do, _tasks(missing, documents, embedding), "embeddings", alone=True)
+        process.wait_for_everyone()
         if process.is_main_process:
-            rows = embedding.first_row + len(documents)
-            describe(folder, origin, dtype, embedding.language, rows, (*kept, *embedding.shards)).write(folder)
+            rows, shards = embedding.first_row + len(documents), (*kept, *embedding.shards)
+            remove_shards(folder, but=shards)  # beginnings, of writers that were killed
+            describe(folder, origin, dtype, embedding.language, rows, shards).write(folder)
             if not append:
                 os.replace(folder, out)
         process.wait_for_everyone()
@@ -128,16 +134,16 @@ def _known(out: Path, run: str, dtype: str, ids: Sequence[str]) -> IndexDescript
     return known
 
 
-def _write_shards(
-    model: HierarchicalTextVAE,
+def _missing(
     documents: Documents,
     folder: Path,
     embedding: Embedding,
     process: PartialState,
     start_over: bool,
     kept: Sequence[str],
-) -> None:
-    """Those of `embedding` that are not whole yet, into `folder`, where the shards `kept` stay in any case."""
+) -> dict[str, range]:
+    """Those shards of `embedding`, with their rows in the data, that are not whole yet in `folder`, where the shards
+    `kept` stay in any case."""
     begun = begun_in(folder, embedding, start_over)
     process.wait_for_everyone()
     if process.is_main_process and not begun:
@@ -156,8 +162,7 @@ def _write_shards(
         )
     if begun and process.is_main_process:
         logger.warning("going on after %s documents", f"{sum(map(len, whole.values())):,}")
-    _write(model, documents, folder, _shared(missing, documents.token_counts, process), embedding, process)
-    process.wait_for_everyone()
+    return missing
 
 
 def _changed(documents: Documents, folder: Path, whole: Mapping[str, range], process: PartialState) -> list[list[str]]:
@@ -173,28 +178,9 @@ def _shared(shards: Mapping[str, range], token_counts: np.ndarray, process: Part
     return {names[number]: shards[names[number]] for number in sorted(mine.tolist())}
 
 
-def _write(
-    model: HierarchicalTextVAE,
-    documents: Documents,
-    folder: Path,
-    shards: Mapping[str, range],
-    embedding: Embedding,
-    process: PartialState,
-) -> None:
-    """One shard after the other."""
-    sizes = level_sizes(model)
-    groups = {
-        name: [group.tolist() for group in fill(np.asarray(rows), documents.token_counts, embedding.batch_tokens)]
+def _tasks(shards: Mapping[str, range], documents: Documents, embedding: Embedding) -> list[ShardTask]:
+    counts, size = documents.token_counts, embedding.batch_tokens
+    return [
+        ShardTask(name, [group.tolist() for group in fill(np.asarray(rows), counts, size)])
         for name, rows in shards.items()
-    }
-    # One walk over all of them: documents are read ahead across the shards, and one bar counts them.
-    all_groups = list(chain.from_iterable(groups.values()))
-    walked = walk_groups(documents, all_groups, model.layout, model.device, process=process, purpose="embeddings")
-    for name, rows in shards.items():
-        content = Content()
-        with ShardWriter(folder / name, sizes, embedding.language) as shard:
-            for group in islice(walked, len(groups[name])):
-                write_group(model, group, shard, embedding.first_row)
-                for document in group.members:
-                    content.update(document)
-            shard.finish(len(rows), content.hexdigest())
+    ]

@@ -1,12 +1,10 @@
-"""A shard of an index as it is written: every level's units as they come, and the whole of it visible at once.
+"""A shard of an index as it is written: every level's units as they come.
 
 Shapes: Z latent size, F size of the encoder's features.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -16,7 +14,6 @@ from typing import Any, Self
 import numpy as np
 import pyarrow
 
-from textvae.atomic import partial, sync
 from textvae.damage import sha256_of
 from textvae.search.moments import Moments
 from textvae.search.postings import WordCounter, postings_file, with_title
@@ -33,18 +30,15 @@ class LevelSize:
 
 
 class ShardWriter:
-    """Writes the shard `path` of levels of these sizes, top first; a context, within which it is finished or left."""
+    """Writes a shard of levels of these sizes, top first, into `folder`; a context, within which it is finished."""
 
-    def __init__(self, path: Path, sizes: Mapping[str, LevelSize], language: str) -> None:
+    def __init__(self, folder: Path, sizes: Mapping[str, LevelSize], language: str) -> None:
         """`language`: of the texts, as in `postings.words_of`."""
-        self.path = path
-        self._aside = partial(path)
-        shutil.rmtree(self._aside, ignore_errors=True)  # of a writer that was killed
-        self._aside.mkdir(parents=True)
+        self.folder = folder
         self._stack = ExitStack()
         top = next(iter(sizes))
         self._levels = {
-            name: self._stack.enter_context(_LevelWriter(self._aside, name, size, language, titled=name == top))
+            name: self._stack.enter_context(_LevelWriter(folder, name, size, language, titled=name == top))
             for name, size in sizes.items()
         }
 
@@ -56,11 +50,10 @@ class ShardWriter:
         self._levels[level].write(rows)
 
     def finish(self, documents: int, content: str | None = None) -> None:
-        """Make it visible; what is said of its documents is as in `ShardDescription`."""
+        """Describe it; what is said of its documents is as in `ShardDescription`."""
         self._stack.close()
         levels = {name: writer.described() for name, writer in self._levels.items()}
-        ShardDescription(documents, content, levels).write(self._aside)
-        os.replace(self._aside, self.path)
+        ShardDescription(documents, content, levels).write(self.folder)
 
     def __enter__(self) -> Self:
         return self
@@ -97,10 +90,8 @@ class _LevelWriter:
         self._file.close()
 
     def described(self) -> ShardLevel:
-        """Of files that are closed, which are brought to the disk."""
+        """Of files that are closed."""
         self.words.write(self.postings)
-        for path in (self.path, self.postings):
-            sync(path)
         return ShardLevel(
             self.moments.count,
             self.moments.mean.tolist(),

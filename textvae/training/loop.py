@@ -28,6 +28,7 @@ from textvae.devices import best_precision, choose_device
 from textvae.model.noise import KeyedNoise
 from textvae.text_vae import HierarchicalTextVAE
 from textvae.training.checkpoint import Checkpoints
+from textvae.training.compilation import check_compiler, compile_blocks, uncompiled
 from textvae.training.distributed import accumulating, check_sharding, distribute, gathered, whole_weights
 from textvae.training.objective import Objective, elbo_terms
 from textvae.training.output import RunOutput
@@ -52,6 +53,8 @@ def train(config: Config) -> Path:
     output.check(config)
     resumes = settings.resume and output.folder.latest_step() is not None
     accelerator = _accelerator(settings)
+    if settings.compile:
+        check_compiler(accelerator.device)
     set_seed(settings.seed)
     training = load_prepared(config.data.path, "train")
     validation = load_prepared(config.data.path, "validation")
@@ -71,6 +74,8 @@ def train(config: Config) -> Path:
     # Asks what the decoder can do, while its weights are whole.
     data = _steps(config, training, source, plain, accelerator)
     stream = data if isinstance(data, Stream) else None
+    if settings.compile:
+        compile_blocks(plain)
     model = distribute(plain, accelerator)
     optimizer = torch.optim.AdamW(parameter_groups(plain, settings), fused=True)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(settings, step))
@@ -222,7 +227,7 @@ def validate(model: HierarchicalTextVAE, split: PreparedSplit, config: Config, a
     totals = Totals(model)
     documents = split.documents.select(spread(config.train.validation_documents, len(split)))
     batch_tokens, likelihood = config.data.micro_batch_tokens, config.objective.likelihood
-    with gathered(model):
+    with gathered(model), uncompiled(config.train.compile):
         for group in walk(documents, model.layout, model.device, batch_tokens=batch_tokens, process=accelerator):
             with accelerator.autocast():
                 output = model(group.batch, VALIDATION_NOISE, likelihood=likelihood)

@@ -27,10 +27,10 @@ from textvae.data.prepare.stages import FeatureFunction
 from textvae.data.prepare.summary import PreparationSummary, SplitSummary
 from textvae.data.prepare.tasks import Places, accounts_of, add_features, encode, merge
 from textvae.data.prepare.vocabulary import find_backbones, make_processor
-from textvae.data.prepare.workers import LocalWorkers, Workers
 from textvae.data.sources.corpus import CorpusOptions
 from textvae.data.sources.folder import SPLITS
 from textvae.lock import locked
+from textvae.workers import LocalWorkers, Workers
 
 
 def prepare(

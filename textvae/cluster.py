@@ -1,10 +1,11 @@
-"""The tasks of a preparation on a Ray cluster (`pip install 'textvae[ray]'`), whose machines see the same files."""
+"""Tasks on a Ray cluster (`pip install 'textvae[ray]'`), whose machines see the same files."""
 
 from __future__ import annotations
 
 import os
 import pickle
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -14,7 +15,8 @@ _BLOCKS = 2000
 
 class RayWorkers:
     """The cluster at `address`: "auto" for the one that runs here or is named in RAY_ADDRESS, "local" for this machine
-    alone, or HOST:PORT. Source and output must have the same paths on all its machines, which have textvae installed.
+    alone, or HOST:PORT. Source, model and output must have the same paths on all its machines, which have textvae
+    installed.
 
     A task whose worker or machine is lost is done again elsewhere; it leaves nothing half done.
     """
@@ -34,23 +36,32 @@ class RayWorkers:
             ) from None
 
     def run(self, do: Callable[[T], None], tasks: Sequence[T], purpose: str, *, alone: bool = False) -> None:
-        """Raises the first error of a task."""
+        """Where the cluster has GPUs, a task with a model (`alone`) has one of its own. Raises the first error of a
+        task."""
         import ray
 
         if not tasks:
             return
         given = [{"task": pickle.dumps(task)} for task in tasks]
         rows = ray.data.from_items(given, override_num_blocks=min(len(given), _BLOCKS))
-        for row in rows.map(_done, fn_kwargs={"do": do, "folder": os.getcwd()}).iter_rows():
+        gpus = 1 if alone and ray.cluster_resources().get("GPU") else None
+        called = {"do": ray.cloudpickle.dumps(do), "folder": os.getcwd()}
+        for row in rows.map(_done, fn_kwargs=called, num_gpus=gpus).iter_rows():
             if row["error"]:
                 raise pickle.loads(row["error"])
 
 
-def _done(row: dict[str, bytes], do: Callable[[Any], None], folder: str) -> dict[str, bytes]:
+def _done(row: dict[str, bytes], do: bytes, folder: str) -> dict[str, bytes]:
     """Does the task of the row where it is called, and says what error it met."""
     os.chdir(folder)  # relative paths are those of the command
     try:
-        do(pickle.loads(row["task"]))
+        _unpickled(do)(pickle.loads(row["task"]))
     except (ValueError, OSError) as error:
         return {"error": pickle.dumps(error)}
     return {"error": b""}
+
+
+@lru_cache(maxsize=1)
+def _unpickled(do: bytes) -> Callable[[Any], None]:
+    """Once for all tasks of a process: it may hold a model, or a corpus."""
+    return pickle.loads(do)

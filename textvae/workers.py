@@ -1,4 +1,4 @@
-"""Who does the tasks of a preparation: this process, several, or a cluster.
+"""Who does the tasks of a preparation or an embedding: this process, several, or a cluster.
 
 Tasks write what is whole or not there, and give nothing back: it does not matter who does which, nor whether one that
 was lost is done twice.
