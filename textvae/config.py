@@ -115,8 +115,9 @@ class DecoderConfig:
     """Probability of hiding a whole preceding sentence from wider contexts during training (VHCR)."""
     gradient_checkpointing: bool = False
     packing: bool | None = None
-    """Whether a row holds several sequences, kept apart by masks: hardly any padding, few large pieces of work. None:
-    on accelerators, where the decoder keeps to masks; on a CPU, rows of one sequence are faster."""
+    """Whether a row holds several sequences, kept apart by masks: hardly any padding, few large pieces of work of few
+    shapes. None: where the decoder keeps to masks; but not those of wider contexts on a CPU, where attention to long
+    rows costs more than it saves."""
     attention: str | None = None
     """Attention kernel as transformers names it (`sdpa`, `eager`, `flash_attention_2`); None lets it choose. On a
     CPU, `eager` is the fastest for short sentences."""

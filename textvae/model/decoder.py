@@ -117,9 +117,9 @@ class Decoder(nn.Module):
         """Whether a row may hold several sequences."""
         return self.prefix is None and takes_packed_rows(self.backbone)
 
-    @property
-    def packs(self) -> bool:
-        """Whether rows are to hold several sequences, where the model stands now.
+    def packs(self, is_wide: bool) -> bool:
+        """Whether rows are to hold several sequences, where the model stands now; `is_wide` are those of more than a
+        sentence.
 
         Raises ValueError where it was asked for and cannot be.
         """
@@ -129,7 +129,8 @@ class Decoder(nn.Module):
                 "keeps to no masks and positions): set model.decoder.packing to false"
             )
         if self.packing is None:
-            return self.backbone.device.type not in ("cpu", "meta") and self.can_pack
+            pays = {"meta": False, "cpu": not is_wide}.get(self.backbone.device.type, True)
+            return pays and self.can_pack
         return self.packing
 
     def forward(

@@ -168,10 +168,11 @@ class DocumentVAE(PreTrainedModel):
     @property
     def layout(self) -> BatchLayout:
         """What the model asks of its batches, where it stands now."""
-        if not self.decoder.packs:
-            return self._layout
         is_wide = self._layout.context != self._layout.hierarchy[-1]
-        return replace(self._layout, row_tokens=ROW_CONTEXTS * self._layout.context_tokens if is_wide else ROW_TOKENS)
+        if not self.decoder.packs(is_wide):
+            return self._layout
+        columns = ROW_CONTEXTS * self._layout.context_tokens if is_wide else ROW_TOKENS
+        return replace(self._layout, row_tokens=min(columns, self._layout.chunk_tokens))
 
     @property
     def _token_topics(self) -> TopicHead | None:
