@@ -1,6 +1,8 @@
 """Benchmarks measure every part of the work, as a table and as a file."""
 
 import json
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ TINY = tuple(
     f"model.decoder.architecture.{size}"
     for size in ("num_hidden_layers=1", "hidden_size=16", "intermediate_size=32", "num_attention_heads=2")
 )
+
+PEER = "sentence-transformers"
 
 
 def test_everything_is_measured(
@@ -26,7 +30,8 @@ def test_everything_is_measured(
         *TINY,
     )
     source = ("--source", str(prepared.parent / "corpus.jsonl"), "--limit", "20", "--vocabulary-size", "400")
-    assert run_script("benchmarks/run.py", *source, "--steps", "2", "--out", str(out), *changes) == 0
+    against = ("--against", PEER) if find_spec(PEER.replace("-", "_")) else ()
+    assert run_script("benchmarks/run.py", *source, "--steps", "2", "--out", str(out), *against, *changes) == 0
     found = json.loads(out.read_text(encoding="utf-8"))
     measures = found["measures"]
     assert list(measures) == ["preparation", "features", "training", "embedding", "likelihood", "generation"]
@@ -43,7 +48,38 @@ def test_everything_is_measured(
             assert 0 <= one["padding"] < 0.9
     assert measures["embedding"]["tokens"] == measures["likelihood"]["tokens"]
     assert found["config"]["model"]["units"]["width"] == 16
+    if against:
+        peer = found["against"][PEER]
+        assert peer["documents"] == measures["embedding"]["documents"] == 18
+        assert (peer["max_tokens"], peer["device"]) == (64, "cpu")
+        assert 0 < peer["truncated"] < 18
+        assert 0.5 < peer["tokens_read"] < 1
+        assert peer["documents_per_second"] == pytest.approx(18 / peer["seconds"])
+        cut = f"(the first 64 of each; {peer['truncated']} of 18 documents are cut)"
+        read = f"{100 * peer['tokens_read']:.0f} % {cut}"
+        line = f"| {PEER} {peer['version']} | {peer['documents_per_second']:,.1f} | {read} |"
+        assert sum(one.startswith(line) for one in lines) == 1
     assert not list(ROOT.glob("benchmarks.json"))
+
+
+@pytest.mark.parametrize(
+    ("peer", "message"),
+    [
+        ("word2vec", "--against word2vec: there is no such peer; there are sentence-transformers"),
+        (f"{PEER}=nowhere/python", "'nowhere/python' is no interpreter (No such file or directory)"),
+        (f"{PEER}=PYTHON", "/python has no module sentence_transformers: there, pip install sentence-transformers"),
+    ],
+)
+def test_a_peer_that_is_not_there_is_named_before_anything_is_measured(
+    peer: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = tmp_path / "python"
+    alone.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n', encoding="utf-8")
+    alone.chmod(0o755)
+    assert run_script("benchmarks/run.py", "--against", peer.replace("PYTHON", str(alone))) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert message in printed.err
 
 
 def test_time_by_length_is_that_of_the_same_sentences(
