@@ -1,7 +1,7 @@
 """How fast everything is, beside the backbone alone on the same rows, and how much of it is padding and memory.
 
 OMP_NUM_THREADS=2 python benchmarks/run.py --out benchmarks.json
-python benchmarks/run.py --against sentence-transformers
+python benchmarks/run.py --against sentence-transformers --against langvae=LANGVAE/bin/python
 python benchmarks/run.py --decoder HuggingFaceTB/SmolLM2-135M-Instruct 'model.decoder.lora={rank: 16}'
 """
 
@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME[=PYTHON]",
-        help=f"another library on the same documents, and the interpreter that has it (default: this one): "
+        help=f"another library on the same text, and the interpreter that has it (default: this one): "
         f"{', '.join(PEERS)}",
     )
     parser.add_argument("--out", type=Path, metavar="FILE.json")
@@ -108,7 +108,7 @@ def run(arguments: argparse.Namespace) -> None:
     result = {name: described(one) for name, one in found.items()}
     print(table(result))
     if peers:
-        print(table_of_peers(found["embedding"], peers))
+        print(table_of_peers(found, peers))
     if arguments.out:
         facts = {"device": str(choose_device()), "threads": torch.get_num_threads(), "versions": versions()}
         given = {"source": arguments.source, "limit": arguments.limit, "config": to_dict(config)}

@@ -11,6 +11,7 @@ import resource
 import sys
 import time
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -18,14 +19,13 @@ from sentence_transformers import SentenceTransformer
 
 def main() -> None:
     asked = json.load(sys.stdin)
-    with open(asked["texts"], encoding="utf-8") as file:
-        texts = [json.loads(line) for line in file]
+    texts = json.loads(Path(asked["texts"]).read_text(encoding="utf-8"))
     device = asked["device"]
     now = time.process_time if device == "cpu" else time.perf_counter
-    model = SentenceTransformer(asked["model"], device=device)
-    model.encode(texts[:2], show_progress_bar=False)
+    model = SentenceTransformer(asked["encoder"], device=device)
+    model.encode(texts, show_progress_bar=False)
     began = now()
-    model.encode(texts, batch_size=asked["batch_size"], show_progress_bar=False)
+    model.encode(texts, show_progress_bar=False)
     seconds = now() - began
     peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if device != "cpu":
@@ -33,9 +33,9 @@ def main() -> None:
     lengths = [len(ids) for ids in model.tokenizer(texts, truncation=False, verbose=False)["input_ids"]]
     limit = model.max_seq_length
     found = {
-        "device": device,
         "version": version("sentence-transformers"),
-        "documents": len(texts),
+        "device": device,
+        "texts": len(texts),
         "seconds": seconds,
         "peak_bytes": peak,
         "max_tokens": limit,
