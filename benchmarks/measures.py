@@ -202,13 +202,14 @@ def likelihood(job: Job) -> Measured:
 
 
 def generation(job: Job) -> Measured:
-    """Four documents of fifty sentences, written side by side; the floor is the decoder's steps, one for each place in
-    a sentence, all rows at a time."""
+    """Four documents of fifty sentences, written side by side, drawn as the model has them: under top-p one that has
+    hardly been trained has its whole vocabulary sorted, others a little of it. The floor is the decoder's steps, one
+    for each place in a sentence, all rows at a time."""
     model = load_run(job.run)
     hierarchy = model.config.hierarchy
     shape = {hierarchy[-1]: [5]} if len(hierarchy) < 3 else {hierarchy[-2]: [10], hierarchy[-1]: [5]}
     plans = [structured(open_plan(hierarchy), shape)] * 4
-    options = SamplingOptions(max_sentence_tokens=SENTENCE)
+    options = SamplingOptions(max_sentence_tokens=SENTENCE, temperature=1, top_p=1)
     began = now()
     written = write_documents(model, plans, options, seed=0)
     seconds, peak = now() - began, _peak()
