@@ -8,7 +8,7 @@ lengths, three levels beside the decoder alone on the same rows.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
@@ -126,13 +126,28 @@ def alone(model: HierarchicalTextVAE, batch: DocumentBatch) -> None:
         decoder_loss(model.decoder.backbone, chunk, batch.tokens).backward()
 
 
-def measure(arguments: argparse.Namespace) -> dict[int, Measured]:
-    config = load_config(arguments.config, [f"data.path={arguments.data}", *arguments.overrides])
-    split = load_prepared(arguments.data, "train")
+@dataclass(frozen=True)
+class Work:
+    """Forward and backward passes of the same sentences, each of whose shapes has been met once."""
+
+    model: HierarchicalTextVAE
+    trained: Callable[[DocumentBatch], None]
+    """By the whole model."""
+    floor: Callable[[DocumentBatch], None]
+    """By the decoder alone."""
+    by_length: dict[int, list[DocumentBatch]]
+    """Sentences of a document -> micro-batches."""
+
+
+def work_of(data: str, config_file: Path, overrides: Sequence[str], lengths: Sequence[int], total: int) -> Work:
+    """At most `total` sentences of `data`, joined to documents of each of `lengths`. Ends the program where the data
+    are too few, or of other levels or without features."""
+    config = load_config(config_file, [f"data.path={data}", *overrides])
+    split = load_prepared(data, "train")
     if not split.has_features or len(split.processor.hierarchy) != 3:
-        raise SystemExit(f"'{arguments.data}' must be prepared in three levels, with --cache-features")
-    sentences = list(islice(sentences_of(split), arguments.total))
-    multiple = lcm(*arguments.sentences)
+        raise SystemExit(f"'{data}' must be prepared in three levels, with --cache-features")
+    sentences = list(islice(sentences_of(split), total))
+    multiple = lcm(*lengths)
     if multiple > len(sentences):
         raise SystemExit(f"{len(sentences)} sentences are too few: documents of every length need {multiple}")
     sentences = sentences[: len(sentences) // multiple * multiple]
@@ -144,19 +159,23 @@ def measure(arguments: argparse.Namespace) -> dict[int, Measured]:
     objective = Objective(config.objective, model.level_names, 1)
     trained = partial(step, model, objective, best_precision(device) == "bf16")
     floor = partial(alone, model)
-    by_length = {
-        length: batches_of(model, sentences, length, config.data.micro_batch_tokens) for length in arguments.sentences
-    }
-    for batches in by_length.values():  # every shape is met once
+    by_length = {length: batches_of(model, sentences, length, config.data.micro_batch_tokens) for length in lengths}
+    for batches in by_length.values():
         for do in (trained, floor):
             timed(do, batches)
+    model.zero_grad()
+    return Work(model, trained, floor, by_length)
+
+
+def measure(arguments: argparse.Namespace) -> dict[int, Measured]:
+    work = work_of(arguments.data, arguments.config, arguments.overrides, arguments.sentences, arguments.total)
     rounds: list[dict[int, tuple[float, float]]] = []
     for _ in range(arguments.repeat):
         rounds.append({})
-        for length, batches in by_length.items():
-            rounds[-1][length] = (timed(trained, batches), timed(floor, batches))
-            model.zero_grad()
-    tokens = {length: sum(len(batch.tokens) for batch in batches) for length, batches in by_length.items()}
+        for length, batches in work.by_length.items():
+            rounds[-1][length] = (timed(work.trained, batches), timed(work.floor, batches))
+            work.model.zero_grad()
+    tokens = {length: sum(len(batch.tokens) for batch in batches) for length, batches in work.by_length.items()}
     first = arguments.sentences[0]
     return {
         length: Measured(
@@ -167,7 +186,7 @@ def measure(arguments: argparse.Namespace) -> dict[int, Measured]:
             times_the_floor=median(one[length][0] / one[length][1] for one in rounds),
             times_the_first=median(one[length][0] / tokens[length] / (one[first][0] / tokens[first]) for one in rounds),
         )
-        for length, batches in by_length.items()
+        for length, batches in work.by_length.items()
     }
 
 

@@ -110,16 +110,23 @@ def test_a_peer_that_is_not_there_is_named_before_anything_is_measured(
     assert message in printed.err
 
 
-def test_time_by_length_is_that_of_the_same_sentences(
-    prepared: Path, encoder_backbone: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    data, out = tmp_path / "data", tmp_path / "lengths.json"
+@pytest.fixture
+def featured(prepared: Path, encoder_backbone: str, tmp_path: Path) -> str:
+    """The corpus of `prepared` with cached features."""
+    data = str(tmp_path / "data")
     corpus = str(prepared.parent / "corpus.jsonl")
     options = ("--encoder", encoder_backbone, "--vocabulary-size", "300", "--cache-features")
-    assert main(["prepare", corpus, "--out", str(data), *options]) == 0
+    assert main(["prepare", corpus, "--out", data, *options]) == 0
+    return data
+
+
+def test_time_by_length_is_that_of_the_same_sentences(
+    featured: str, encoder_backbone: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "lengths.json"
     changes = (f"model.encoder.name={encoder_backbone}", "model.units.width=16", "model.units.heads=2", *TINY)
     asked = ("--sentences", "2", "12", "--total", "24", "--repeat", "2", "--out", str(out))
-    assert run_script("benchmarks/document_length.py", str(data), *asked, *changes) == 0
+    assert run_script("benchmarks/document_length.py", featured, *asked, *changes) == 0
     short, long = json.loads(out.read_text(encoding="utf-8"))["lengths"].values()
     assert (short["documents"], long["documents"]) == (12, 2)
     assert short["tokens"] == long["tokens"]
@@ -127,6 +134,24 @@ def test_time_by_length_is_that_of_the_same_sentences(
     for one in (short, long):
         assert one["microseconds"] > one["floor_microseconds"] > 0
     assert f"| 12 | {long['microseconds']:,.0f} |" in capfd.readouterr().out
+
+
+def test_operators_of_a_step_stand_beside_the_decoders_own(
+    featured: str, encoder_backbone: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "operators.json"
+    changes = (f"model.encoder.name={encoder_backbone}", "model.units.width=16", "model.units.heads=2", *TINY)
+    asked = ("--sentences", "4", "--total", "24", "--top", "3", "--out", str(out))
+    assert run_script("benchmarks/operators.py", featured, *asked, *changes) == 0
+    operators = json.loads(out.read_text(encoding="utf-8"))["operators"]
+    assert sum(one["share"] for one in operators.values()) == pytest.approx(1)
+    times = [one["microseconds"] for one in operators.values()]
+    assert times == sorted(times, reverse=True)
+    products = operators["aten::mm"]
+    assert products["calls"] > products["decoder_calls"] > 0
+    assert operators["aten::exp"]["calls"] > operators["aten::exp"]["decoder_calls"] == 0  # of variances
+    lines = [line for line in capfd.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [line.split()[1] for line in lines[1:4]] == list(operators)[:3]
 
 
 @pytest.mark.slow
