@@ -1,6 +1,7 @@
 """How fast everything is, beside the backbone alone on the same rows, and how much of it is padding and memory.
 
 OMP_NUM_THREADS=2 python benchmarks/run.py --out benchmarks.json
+python benchmarks/run.py --against sentence-transformers --against langvae=LANGVAE/bin/python
 python benchmarks/run.py --decoder HuggingFaceTB/SmolLM2-135M-Instruct 'model.decoder.lora={rank: 16}'
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
@@ -15,14 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from against import PEERS, parse, run_peer
+from against import table as table_of_peers
 from measures import MEASURES, WARM_UP, Job, Measured
 
 from textvae.atomic import write_json
+from textvae.cli.common import exit_status
 from textvae.config import Config, to_dict
 from textvae.config_file import load_config
 from textvae.devices import choose_device
 from textvae.runs import versions
 
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
+"""Room for a processor's kernels of all shapes, in place of 1,024: none is compiled again while it is timed."""
 ALONE = multiprocessing.get_context("forkserver")
 """Every measure has a process of its own, forked where nothing but the imports has happened."""
 ALONE.set_forkserver_preload(["measures", "textvae.cli.main"])
@@ -36,6 +43,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=int, default=200, metavar="N", help="documents (default: %(default)s)")
     parser.add_argument("--vocabulary-size", type=int, default=8192, metavar="N", help="without --decoder")
     parser.add_argument("--steps", type=int, default=8, metavar="N", help=f"of training, without {WARM_UP} first ones")
+    parser.add_argument(
+        "--against",
+        action="append",
+        default=[],
+        metavar="NAME[=PYTHON]",
+        help=f"another library on the same text, and the interpreter that has it (default: this one): "
+        f"{', '.join(PEERS)}",
+    )
     parser.add_argument("--out", type=Path, metavar="FILE.json")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="as of train.py")
     return parser
@@ -83,18 +98,23 @@ def table(found: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    arguments = build_parser().parse_args()
+def run(arguments: argparse.Namespace) -> None:
+    asked = dict(map(parse, arguments.against))
     with tempfile.TemporaryDirectory() as folder:
         config = configured(arguments, Path(folder))
-        found = measured(Job(config, arguments.source, arguments.limit, arguments.vocabulary_size, Path(folder)))
+        job = Job(config, arguments.source, arguments.limit, arguments.vocabulary_size, Path(folder))
+        found = measured(job)
+        peers = {name: run_peer(name, python, job) for name, python in asked.items()}
     result = {name: described(one) for name, one in found.items()}
     print(table(result))
+    if peers:
+        print(table_of_peers(found, peers))
     if arguments.out:
         facts = {"device": str(choose_device()), "threads": torch.get_num_threads(), "versions": versions()}
-        asked = {"source": arguments.source, "limit": arguments.limit, "config": to_dict(config)}
-        write_json(arguments.out, {**facts, **asked, "measures": result})
+        given = {"source": arguments.source, "limit": arguments.limit, "config": to_dict(config)}
+        write_json(arguments.out, {**facts, **given, "measures": result, "against": peers})
 
 
 if __name__ == "__main__":
-    main()
+    arguments = build_parser().parse_args()
+    raise SystemExit(exit_status(lambda: run(arguments)))

@@ -1,6 +1,8 @@
 """Benchmarks measure every part of the work, as a table and as a file."""
 
 import json
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,30 @@ TINY = tuple(
     f"model.decoder.architecture.{size}"
     for size in ("num_hidden_layers=1", "hidden_size=16", "intermediate_size=32", "num_attention_heads=2")
 )
+
+PEER = "sentence-transformers"
+STAND_IN = """
+import json, sys
+from pathlib import Path
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+asked = json.load(sys.stdin)
+sentences = json.loads(Path(asked["texts"]).read_text(encoding="utf-8"))[:5]
+decoder = AutoModelForCausalLM.from_pretrained(asked["decoder"])
+ids = AutoTokenizer.from_pretrained(asked["decoder"])(sentences)["input_ids"]
+assert decoder.config.vocab_size > max(map(max, ids)), "tokens that the decoder has not"
+found = {"version": "1.2", "device": asked["device"], "seconds": 2.0, "peak_bytes": 2**20, "texts": 5, "max_tokens": 7}
+print(json.dumps({**found, "truncated": asked["steps"], "tokens_read": 0.5, "lengths": list(map(len, ids))}))
+"""
+"""Of a library with an environment of its own that is asked to train."""
+
+
+def interpreter(folder: Path, lines: str) -> str:
+    """A shell script in `folder` in the place of Python."""
+    file = folder / "python"
+    file.write_text(f"#!/bin/sh\n{lines}\n", encoding="utf-8")
+    file.chmod(0o755)
+    return str(file)
 
 
 def test_everything_is_measured(
@@ -26,7 +52,12 @@ def test_everything_is_measured(
         *TINY,
     )
     source = ("--source", str(prepared.parent / "corpus.jsonl"), "--limit", "20", "--vocabulary-size", "400")
-    assert run_script("benchmarks/run.py", *source, "--steps", "2", "--out", str(out), *changes) == 0
+    (tmp_path / "stand_in.py").write_text(STAND_IN, encoding="utf-8")
+    python = interpreter(tmp_path, f'[ "$1" = -c ] || exec "{sys.executable}" "{tmp_path}/stand_in.py"')
+    against = ["--against", f"langvae={python}"]
+    if installed := find_spec(PEER.replace("-", "_")) is not None:
+        against += ["--against", PEER]
+    assert run_script("benchmarks/run.py", *source, "--steps", "2", "--out", str(out), *against, *changes) == 0
     found = json.loads(out.read_text(encoding="utf-8"))
     measures = found["measures"]
     assert list(measures) == ["preparation", "features", "training", "embedding", "likelihood", "generation"]
@@ -43,7 +74,40 @@ def test_everything_is_measured(
             assert 0 <= one["padding"] < 0.9
     assert measures["embedding"]["tokens"] == measures["likelihood"]["tokens"]
     assert found["config"]["model"]["units"]["width"] == 16
+    trained = found["against"]["langvae"]
+    assert trained["tokens_per_second"] == 0.5 * (sum(trained["lengths"]) + 5) / 2.0
+    assert f"| training | textvae | {measures['training']['tokens_per_second']:,.0f} | 100 % |" in "\n".join(lines)
+    read = "50 %: 2 of 5 sentences are cut after 7 tokens"
+    assert f"| training | langvae 1.2 | {trained['tokens_per_second']:,.0f} | {read} | 1 |" in lines
+    if installed:
+        peer = found["against"][PEER]
+        assert (peer["texts"], peer["max_tokens"], peer["device"]) == (18, 64, "cpu")
+        assert 0 < peer["truncated"] < 18
+        assert 0.5 < peer["tokens_read"] < 1
+        tokens = measures["embedding"]["tokens"] * peer["tokens_read"]
+        assert peer["tokens_per_second"] == pytest.approx(tokens / peer["seconds"])
+        read = f"{100 * peer['tokens_read']:.0f} %: {peer['truncated']} of 18 documents are cut after 64 tokens"
+        line = f"| embedding | {PEER} {peer['version']} | {peer['tokens_per_second']:,.0f} | {read} |"
+        assert sum(one.startswith(line) for one in lines) == 1
     assert not list(ROOT.glob("benchmarks.json"))
+
+
+@pytest.mark.parametrize(
+    ("peer", "message"),
+    [
+        ("word2vec", "--against word2vec: there is no such peer; there are sentence-transformers, langvae"),
+        (f"{PEER}=nowhere/python", "'nowhere/python' is no interpreter (No such file or directory)"),
+        (f"{PEER}=PYTHON", "/python has no module sentence_transformers: there, pip install sentence-transformers"),
+    ],
+)
+def test_a_peer_that_is_not_there_is_named_before_anything_is_measured(
+    peer: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = interpreter(tmp_path, f'exec "{sys.executable}" -S "$@"')
+    assert run_script("benchmarks/run.py", "--against", peer.replace("PYTHON", alone)) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert message in printed.err
 
 
 @pytest.fixture
