@@ -20,7 +20,7 @@ export MALLOC_TOP_PAD_ := 67108864
 data/quickstart/%: PREPARE := --decoder HuggingFaceTB/SmolLM2-135M-Instruct
 data/quickstart-small/%: PREPARE := --vocabulary-size 4096
 quickstart: SAMPLE := --limit 120
-quickstart: FEW := --limit 24 --reconstruct 3
+quickstart: FEW := --limit 24 --reconstruct 0
 # What keeps to its theme best, of what was measured (EXPERIMENTS.md).
 quickstart: DRAW := --temperature 0.8 --topic-weight 2 --no-repeat-ngram 3 --best-of 4
 
