@@ -16,21 +16,15 @@ from itertools import chain, islice
 from pathlib import Path
 from statistics import median
 
-import torch
 from document_length import step
-from measures import timed
-from torch import nn
+from measures import batches_of_steps, facts, in_training, timed
 from torch._dynamo.utils import counters
 
 from textvae.atomic import write_json
-from textvae.build import build_model
 from textvae.config_file import load_config
 from textvae.data.batch import DocumentBatch
 from textvae.data.dataset import load_prepared
-from textvae.data.loader import TrainingSteps
-from textvae.data.plan import BatchPlan
 from textvae.devices import best_precision, choose_device
-from textvae.runs import versions
 from textvae.text_vae import HierarchicalTextVAE
 from textvae.training.compilation import check_compiler, compile_blocks
 from textvae.training.objective import Objective
@@ -69,23 +63,11 @@ def measure(arguments: argparse.Namespace) -> Compared:
     config = load_config(arguments.config, [f"data.path={arguments.data}", *arguments.overrides])
     split, device = load_prepared(arguments.data, "train"), choose_device()
     check_compiler(device)
-    torch.manual_seed(0)
-    usual = build_model(config.model, split.processor)
-    nn.Module.to(usual, device).train()
-    usual.set_chunk_tokens(config.data.micro_batch_tokens)
+    usual = in_training(config, split.processor)
     compiled = deepcopy(usual)
     compile_blocks(compiled)
     objective = Objective(config.objective, usual.level_names, 1)
-    steps = TrainingSteps(
-        split.read,
-        BatchPlan(split.token_counts, config.data.batch_tokens, config.train.seed),
-        usual.layout,
-        steps=arguments.warm_up + arguments.steps,
-        micro_batch_tokens=config.data.micro_batch_tokens,
-        process=0,
-        num_processes=1,
-    )
-    batches = [[batch.to(device) for batch in steps[number].batches] for number in range(len(steps))]
+    batches = batches_of_steps(config, split, usual, arguments.warm_up + arguments.steps)
     bfloat16 = best_precision(device) == "bf16"
 
     def seconds(model: HierarchicalTextVAE, batches: Sequence[DocumentBatch]) -> float:
@@ -130,8 +112,7 @@ def main() -> None:
         f"{found.compiling_seconds:.0f} s of the processors ({found.compiling_clock_seconds:.0f} s by the clock)"
     )
     if arguments.out:
-        facts = {"device": str(choose_device()), "threads": torch.get_num_threads(), "versions": versions()}
-        write_json(arguments.out, {**facts, "compiled": asdict(found)})
+        write_json(arguments.out, {**facts(), "compiled": asdict(found)})
 
 
 if __name__ == "__main__":

@@ -18,19 +18,16 @@ from statistics import median
 
 import numpy as np
 import torch
-from measures import decoder_loss, timed
-from torch import nn
+from measures import decoder_loss, facts, in_training, timed
 
 from textvae.atomic import write_json
-from textvae.build import build_model
 from textvae.config_file import load_config
 from textvae.data.batch import DocumentBatch
 from textvae.data.dataset import PreparedSplit, load_prepared
 from textvae.data.document import EncodedDocument
 from textvae.data.loader import micro_batches
-from textvae.devices import best_precision, choose_device
+from textvae.devices import best_precision
 from textvae.model.noise import KeyedNoise
-from textvae.runs import versions
 from textvae.text_vae import HierarchicalTextVAE
 from textvae.training.objective import Objective
 
@@ -151,13 +148,9 @@ def work_of(data: str, config_file: Path, overrides: Sequence[str], lengths: Seq
     if multiple > len(sentences):
         raise SystemExit(f"{len(sentences)} sentences are too few: documents of every length need {multiple}")
     sentences = sentences[: len(sentences) // multiple * multiple]
-    torch.manual_seed(0)
-    model = build_model(config.model, split.processor)
-    device = choose_device()
-    nn.Module.to(model, device).train()
-    model.set_chunk_tokens(config.data.micro_batch_tokens)
+    model = in_training(config, split.processor)
     objective = Objective(config.objective, model.level_names, 1)
-    trained = partial(step, model, objective, best_precision(device) == "bf16")
+    trained = partial(step, model, objective, best_precision(model.device) == "bf16")
     floor = partial(alone, model)
     by_length = {length: batches_of(model, sentences, length, config.data.micro_batch_tokens) for length in lengths}
     for batches in by_length.values():
@@ -204,8 +197,7 @@ def main() -> None:
     found = measure(arguments)
     print(table(found))
     if arguments.out:
-        facts = {"device": str(choose_device()), "threads": torch.get_num_threads(), "versions": versions()}
-        write_json(arguments.out, {**facts, "lengths": {length: asdict(one) for length, one in found.items()}})
+        write_json(arguments.out, {**facts(), "lengths": {length: asdict(one) for length, one in found.items()}})
 
 
 if __name__ == "__main__":

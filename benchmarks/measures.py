@@ -7,9 +7,6 @@ else is running there counts less.
 
 from __future__ import annotations
 
-import resource
-import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import PartialState
+from peers import gauge
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
@@ -28,14 +26,15 @@ from textvae.build import FrozenEncoder, build_model
 from textvae.cli.common import BATCH_TOKENS
 from textvae.config import Config
 from textvae.data.batch import DocumentBatch, EncoderChunk, TokenChunk
-from textvae.data.dataset import Documents, load_prepared
+from textvae.data.dataset import Documents, PreparedSplit, load_prepared
 from textvae.data.loader import TrainingSteps, evaluation_groups, walk_groups
 from textvae.data.plan import BatchPlan, fill
 from textvae.data.prepare.pipeline import PrepareOptions, prepare
+from textvae.data.text.processor import DocumentProcessor
 from textvae.devices import best_precision, choose_device
 from textvae.evaluation.likelihood.perplexity import score_documents
 from textvae.model.backbone import output_logits
-from textvae.runs import RunFolder, load_run
+from textvae.runs import RunFolder, load_run, versions
 from textvae.search.embed import embed_corpus
 from textvae.text_vae import HierarchicalTextVAE
 from textvae.training.loop import train
@@ -115,7 +114,7 @@ def _prepared(job: Job, options: PrepareOptions, encoder: FrozenEncoder | None =
     prepare(options, encoder, None if encoder is None else encoder.fingerprint)
     seconds = now() - began
     splits = (load_prepared(options.out, split) for split in ("train", "validation", "test"))
-    return Measured(sum(int(split.token_counts.sum()) for split in splits), seconds, _peak())
+    return Measured(sum(int(split.token_counts.sum()) for split in splits), seconds, peak_bytes())
 
 
 def training(job: Job) -> Measured:
@@ -123,24 +122,12 @@ def training(job: Job) -> Measured:
     decoder's forward and backward pass. Medians of `ROUNDS`, once a first run and a first pass have met all shapes: in
     bfloat16 a processor compiles kernels for each."""
     train(job.config)
-    peak = _peak()
+    peak = peak_bytes()
     seen = [record["tokens_seen"] for record in RunFolder(job.run).records() if record["split"] == "train"]
 
     split = load_prepared(job.config.data.path, "train")
-    device = choose_device()
-    model = build_model(job.config.model, split.processor)
-    nn.Module.to(model, device).train()
-    model.set_chunk_tokens(job.config.data.micro_batch_tokens)
-    steps = TrainingSteps(
-        split.read,
-        BatchPlan(split.token_counts, job.config.data.batch_tokens, job.config.train.seed),
-        model.layout,
-        steps=job.config.train.steps,
-        micro_batch_tokens=job.config.data.micro_batch_tokens,
-        process=0,
-        num_processes=1,
-    )
-    batches = [[batch.to(device) for batch in steps[step].batches] for step in range(len(steps))]
+    model = in_training(job.config, split.processor)
+    batches = batches_of_steps(job.config, split, model, job.config.train.steps)
 
     def step(batches: Iterable[DocumentBatch]) -> None:
         for batch in batches:
@@ -155,7 +142,7 @@ def training(job: Job) -> Measured:
 
     timed(step, batches)
     counted = batches[WARM_UP:]
-    rounds = [(again(len(steps)) - again(WARM_UP), timed(step, counted)) for _ in range(ROUNDS)]
+    rounds = [(again(len(batches)) - again(WARM_UP), timed(step, counted)) for _ in range(ROUNDS)]
     seconds, floor = map(median, zip(*rounds, strict=True))
     chunks = (chunk for parts in counted for batch in parts for chunk in batch.decoder_chunks)
     return Measured(seen[-1] - seen[WARM_UP - 1], seconds, peak, _padding(chunks), floor)
@@ -167,7 +154,7 @@ def embedding(job: Job) -> Measured:
     documents = replace(known, read=lambda row: replace(known.read(row), features=None))
     began = now()
     embed_corpus(model, documents, job.folder / "index", str(job.run))
-    seconds, peak = now() - began, _peak()
+    seconds, peak = now() - began, peak_bytes()
     in_order = fill(np.arange(len(documents)), documents.token_counts, BATCH_TOKENS)
     batches = _batches(model, documents, [group.tolist() for group in in_order])
     chunks = [chunk for batch in batches for chunk in batch.encoder_chunks]
@@ -188,7 +175,7 @@ def likelihood(job: Job) -> Measured:
     model, documents = load_run(job.run), job.documents()
     began = now()
     score_documents(model, documents, "elbo", 1)
-    seconds, peak = now() - began, _peak()
+    seconds, peak = now() - began, peak_bytes()
     batches = list(_batches(model, documents, evaluation_groups(documents.token_counts, BATCH_TOKENS)))
 
     @torch.no_grad()
@@ -212,7 +199,7 @@ def generation(job: Job) -> Measured:
     options = SamplingOptions(max_sentence_tokens=SENTENCE, temperature=1, top_p=1)
     began = now()
     written = write_documents(model, plans, options, seed=0)
-    seconds, peak = now() - began, _peak()
+    seconds, peak = now() - began, peak_bytes()
     sentences = [words for document in written for words in document.sentences]
     longest = max(map(len, sentences)) + 1
     backbone = model.decoder.backbone
@@ -264,19 +251,41 @@ def timed(do: Callable[[Any], object], things: Iterable[Any]) -> float:
 
 def now() -> float:
     """Seconds, once the device has done what it was given."""
-    if choose_device().type == "cpu":
-        return time.process_time()
-    torch.accelerator.synchronize()
-    return time.perf_counter()
+    return gauge.now(choose_device().type)
 
 
-def _peak() -> int:
-    """Bytes."""
-    device = choose_device()
-    if device.type != "cpu":
-        return torch.get_device_module(device).max_memory_allocated()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
+def peak_bytes() -> int:
+    return gauge.peak_bytes(choose_device().type)
+
+
+def in_training(config: Config, processor: DocumentProcessor) -> HierarchicalTextVAE:
+    """The configuration's model as it is when training begins, on the device that is used, the same every time."""
+    torch.manual_seed(0)
+    model = build_model(config.model, processor)
+    nn.Module.to(model, choose_device()).train()
+    model.set_chunk_tokens(config.data.micro_batch_tokens)
+    return model
+
+
+def batches_of_steps(
+    config: Config, split: PreparedSplit, model: HierarchicalTextVAE, steps: int
+) -> list[list[DocumentBatch]]:
+    """The micro-batches of training's first steps."""
+    found = TrainingSteps(
+        split.read,
+        BatchPlan(split.token_counts, config.data.batch_tokens, config.train.seed),
+        model.layout,
+        steps=steps,
+        micro_batch_tokens=config.data.micro_batch_tokens,
+        process=0,
+        num_processes=1,
+    )
+    return [[batch.to(model.device) for batch in found[step].batches] for step in range(steps)]
+
+
+def facts() -> dict[str, Any]:
+    """Where something was measured, for its file."""
+    return {"device": str(choose_device()), "threads": torch.get_num_threads(), "versions": versions()}
 
 
 MEASURES: dict[str, Callable[[Job], Measured]] = {

@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 from document_length import work_of
+from measures import facts
 from torch.profiler import ProfilerActivity, profile
 
 from textvae.atomic import write_json
 from textvae.data.batch import DocumentBatch
 from textvae.devices import choose_device
-from textvae.runs import versions
 
 
 @dataclass(frozen=True)
@@ -104,8 +103,7 @@ def main() -> None:
     found = measure(arguments)
     print(table(found, arguments.top))
     if arguments.out:
-        facts = {"device": str(choose_device()), "threads": torch.get_num_threads(), "versions": versions()}
-        write_json(arguments.out, {**facts, "operators": {name: asdict(one) for name, one in found.items()}})
+        write_json(arguments.out, {**facts(), "operators": {name: asdict(one) for name, one in found.items()}})
 
 
 if __name__ == "__main__":

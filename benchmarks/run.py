@@ -16,17 +16,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from against import PEERS, parse, run_peer
 from against import table as table_of_peers
-from measures import MEASURES, WARM_UP, Job, Measured
+from measures import MEASURES, WARM_UP, Job, Measured, facts
 
 from textvae.atomic import write_json
 from textvae.cli.common import exit_status
 from textvae.config import Config, to_dict
 from textvae.config_file import load_config
-from textvae.devices import choose_device
-from textvae.runs import versions
 
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
 """Room for a processor's kernels of all shapes, in place of 1,024: none is compiled again while it is timed."""
@@ -110,9 +107,8 @@ def run(arguments: argparse.Namespace) -> None:
     if peers:
         print(table_of_peers(found, peers))
     if arguments.out:
-        facts = {"device": str(choose_device()), "threads": torch.get_num_threads(), "versions": versions()}
         given = {"source": arguments.source, "limit": arguments.limit, "config": to_dict(config)}
-        write_json(arguments.out, {**facts, **given, "measures": result, "against": peers})
+        write_json(arguments.out, {**facts(), **given, "measures": result, "against": peers})
 
 
 if __name__ == "__main__":

@@ -7,13 +7,10 @@ nothing of textvae.
 from __future__ import annotations
 
 import json
-import resource
 import sys
-import time
-from importlib.metadata import version
 from pathlib import Path
 
-import torch
+from gauge import answer, now, peak_bytes
 from sentence_transformers import SentenceTransformer
 
 
@@ -21,28 +18,14 @@ def main() -> None:
     asked = json.load(sys.stdin)
     texts = json.loads(Path(asked["texts"]).read_text(encoding="utf-8"))
     device = asked["device"]
-    now = time.process_time if device == "cpu" else time.perf_counter
     model = SentenceTransformer(asked["encoder"], device=device)
     model.encode(texts, show_progress_bar=False)
-    began = now()
+    began = now(device)
     model.encode(texts, show_progress_bar=False)
-    seconds = now() - began
-    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    if device != "cpu":
-        peak = torch.get_device_module(device).max_memory_allocated()
+    seconds = now(device) - began
+    peak = peak_bytes(device)
     lengths = [len(ids) for ids in model.tokenizer(texts, truncation=False, verbose=False)["input_ids"]]
-    limit = model.max_seq_length
-    found = {
-        "version": version("sentence-transformers"),
-        "device": device,
-        "texts": len(texts),
-        "seconds": seconds,
-        "peak_bytes": peak,
-        "max_tokens": limit,
-        "truncated": sum(length > limit for length in lengths),
-        "tokens_read": sum(min(length, limit) for length in lengths) / sum(lengths),
-    }
-    print(json.dumps(found))
+    answer("sentence-transformers", device, seconds, peak, lengths, model.max_seq_length)
 
 
 if __name__ == "__main__":

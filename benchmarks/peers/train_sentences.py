@@ -8,14 +8,11 @@ trainer takes a first epoch, which fills the cache, and a second, which is timed
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import tempfile
-import time
-from importlib.metadata import version
 from pathlib import Path
 
-import torch
+from gauge import answer, now, peak_bytes
 from langvae import LangVAE
 from langvae.data_conversion.tokenization import TokenizedDataSet
 from langvae.decoders import SentenceDecoder
@@ -34,7 +31,6 @@ def main() -> None:
     asked = json.load(sys.stdin)
     texts = json.loads(Path(asked["texts"]).read_text(encoding="utf-8"))[: BATCH * asked["steps"]]
     device = asked["device"]
-    now = time.process_time if device == "cpu" else time.perf_counter
     decoder = SentenceDecoder(asked["decoder"], LATENT_SIZE, TOKENS, device=device)
     encoder = SentenceEncoder(asked["encoder"], LATENT_SIZE, decoder.tokenizer, caching=True, device=device)
     longest_first = sorted(texts, key=len, reverse=True)
@@ -54,24 +50,12 @@ def main() -> None:
         )
         trainer.prepare_training()
         trainer.train_step(1)
-        began = now()
+        began = now(device)
         trainer.train_step(2)
-        seconds = now() - began
-    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    if device != "cpu":
-        peak = torch.get_device_module(device).max_memory_allocated()
+        seconds = now(device) - began
+    peak = peak_bytes(device)
     lengths = [len(ids) for ids in decoder.tokenizer(texts)["input_ids"]]
-    found = {
-        "version": version("langvae"),
-        "device": device,
-        "texts": len(texts),
-        "seconds": seconds,
-        "peak_bytes": peak,
-        "max_tokens": TOKENS,
-        "truncated": sum(length > TOKENS for length in lengths),
-        "tokens_read": sum(min(length, TOKENS) for length in lengths) / sum(lengths),
-    }
-    print(json.dumps(found))
+    answer("langvae", device, seconds, peak, lengths, TOKENS)
 
 
 if __name__ == "__main__":
