@@ -10,12 +10,12 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 from torch._inductor import config as inductor
-from training_runs import Settings, assert_close_records, assert_close_weights, configured, final_weights
+from training_runs import Settings, assert_close_records, assert_close_weights, configured, final_weights, train_until
 
 from textvae.build import build_model
 from textvae.data.dataset import load_prepared
 from textvae.training.compilation import compile_blocks
-from textvae.training.loop import Progress, train, validate
+from textvae.training.loop import train, validate
 
 # Of torch, about what it does itself.
 pytestmark = [
@@ -30,28 +30,16 @@ def num_graphs() -> int:
 
 
 @pytest.mark.slow
-def test_a_compiled_run_is_the_run(
-    prepared: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_compiled_run_is_the_run(prepared: Path, settings: Settings, tmp_path: Path) -> None:
     """In two blocks, with rows of many shapes, documents computed twice for want of memory, and a kill after which it
     goes on uncompiled; a few graphs serve all of it, and names of weights stay what they are."""
-    model = settings(*LEVELS, architecture={"n_layer": 2}, word_dropout=0.2)
+    model = settings(*LEVELS, architecture={"n_layer": 2}, word_dropout=0.2, packing=False)
     options: dict[str, Any] = {"micro_batch_tokens": 60, "save_every": 6}
     before = num_graphs()
     usual = train(configured(prepared, tmp_path / "usual", model, **options))
     assert num_graphs() == before
     config = configured(prepared, tmp_path / "compiled", model, compile=True, **options)
-    log = Progress.log
-
-    def stop(self: Progress, step: int, *rest: Any) -> None:
-        log(self, step, *rest)
-        if step == 7:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Progress, "log", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(config)
+    train_until(config, 7)
     assert 2 <= num_graphs() - before - 1 <= 6, "one is that of the check"
     went_on = replace(config.train, resume=True, compile=False)
     compiled = train(replace(config, train=went_on))

@@ -16,6 +16,7 @@ from training_runs import (
     assert_same_run,
     configured,
     records,
+    train_until,
 )
 
 from textvae.build import build_model
@@ -25,7 +26,7 @@ from textvae.data.dataset import load_prepared
 from textvae.model.backbone import output_layer
 from textvae.model.topics import TopicHead
 from textvae.runs import load_run
-from textvae.training.loop import VALIDATION_NOISE, Progress, train, validate
+from textvae.training.loop import VALIDATION_NOISE, train, validate
 from textvae.training.objective import COLLAPSED, elbo_terms
 from textvae.training.parameters import clip_gradients, parameter_groups
 
@@ -93,9 +94,7 @@ def test_there_must_be_something_to_resume(prepared: Path, settings: Settings, t
         train(configured(prepared, tmp_path / "run", settings(), resume=True))
 
 
-def test_an_interrupted_run_ends_as_if_it_had_not_been(
-    prepared: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_run_ends_as_if_it_had_not_been(prepared: Path, settings: Settings, tmp_path: Path) -> None:
     """Bit for bit: weights, optimiser, controllers, dropout, order of the data, metrics."""
     model = settings(
         *LEVELS, architecture={"resid_pdrop": 0.1}, word_dropout=0.2, context_dropout=0.2, context="document"
@@ -103,17 +102,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(
     options = {"steps": 7, "save_every": 3, "validate_every": 2, "schedule": "cosine", "warmup_steps": 2}
     whole = train(configured(prepared, tmp_path / "whole", model, **options))
     config = configured(prepared, tmp_path / "broken", model, **options)
-    log = Progress.log
-
-    def stop(self: Progress, step: int, *rest: Any) -> None:
-        log(self, step, *rest)
-        if step == 5:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Progress, "log", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(config)
+    train_until(config, 5)
     assert len(records(tmp_path / "broken")) == 5
     assert_same_run(train(replace(config, train=replace(config.train, resume=True))), whole)
 

@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 import yaml
 from run_scripts import forked
-from training_runs import Settings, assert_same_run, configured, records
+from training_runs import Settings, assert_same_run, configured, records, train_until
 
 from textvae.build import FrozenEncoder
 from textvae.config import Config, ModelConfig, to_dict
@@ -19,7 +19,7 @@ from textvae.data.dataset import load_prepared
 from textvae.data.prepare.options import PrepareOptions
 from textvae.data.prepare.pipeline import prepare
 from textvae.runs import RunFolder
-from textvae.training.loop import Progress, train
+from textvae.training.loop import train
 
 SHARDS = 4
 DEALT = """
@@ -88,17 +88,7 @@ def killed(whole: Config, tmp_path_factory: pytest.TempPathFactory) -> Config:
     """The same run killed in its sixth step, saved after its fourth."""
     output = tmp_path_factory.mktemp("runs") / "killed"
     config = replace(whole, train=replace(whole.train, output=str(output)))
-    log = Progress.log
-
-    def kill(self: Progress, step: int, *rest: Any) -> None:
-        log(self, step, *rest)
-        if step == 6:
-            raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Progress, "log", kill)
-        with pytest.raises(KeyboardInterrupt):
-            train(config)
+    train_until(config, 6)
     return config
 
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from textvae.config import Config, DataConfig, ModelConfig, ObjectiveConfig, RatePolicy, TrainConfig
 from textvae.runs import RunFolder
+from textvae.training.loop import Progress, train
 from textvae.training.state_file import read_state
 
 Settings = Callable[..., ModelConfig]
@@ -35,6 +36,21 @@ def configured(
         ObjectiveConfig(default=policy, balance_until=0.3, **(objective or {})),
         TrainConfig(output=str(output), **{**usual, **options}),
     )
+
+
+def train_until(config: Config, last: int) -> None:
+    """Train, interrupted once step `last` is logged."""
+    log = Progress.log
+
+    def stop(self: Progress, step: int, *rest: Any) -> None:
+        log(self, step, *rest)
+        if step == last:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Progress, "log", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
 
 
 def final_weights(run: Path) -> dict[str, torch.Tensor]:
