@@ -109,6 +109,9 @@ class DecoderConfig:
     topic_weight: Annotated[float, Field(gt=0)] = 1.0
     """Power of that path's prediction beside the decoder's. The two are multiplied, and what both know counts twice: a
     decoder that knows its language wants less than 1 (EXPERIMENTS.md). A bag of words has the path alone, at 1."""
+    topic_context: Annotated[float | None, Field(gt=0)] = None
+    """Tokens of context that say as much of the topics as the latents do: behind c of them that path has the share
+    topic_context / (topic_context + c) of its weight, as a Dirichlet prior has beside c counts. None: all of it."""
     word_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability of hiding an input token during training (Bowman et al. 2016)."""
     context_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0

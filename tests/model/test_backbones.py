@@ -117,8 +117,9 @@ def assert_steps_score_as_the_parallel_pass(vae: DocumentVAE) -> None:
     parallel = vae(batch, tiny.NOISE, z).text.token_log_prob
     vectors = vae.decoder.conditioner(z)
     stepped, before, cache = [], tiny.START, DynamicCache(config=vae.decoder.backbone.config)
-    for token, sentence in zip(batch.tokens.tolist(), batch.token_sentence.tolist(), strict=True):
-        logits, _ = vae.decoder.step(torch.tensor([[before]]), vectors, cache)
+    known = (batch.tokens, batch.token_sentence, batch.token_position)
+    for token, sentence, context in zip(*(values.tolist() for values in known), strict=True):
+        logits, _ = vae.decoder.step(torch.tensor([[before]]), vectors, cache, context)
         stepped.append(logits[0].log_softmax(-1)[token])
         before = token
         if token == tiny.END and sentence + 1 < len(batch.sentence_end):

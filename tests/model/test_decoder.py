@@ -21,11 +21,11 @@ DECODERS = ("gpt2", "llama")
 CONDITIONING: tuple[dict[str, Any], ...] = (
     {"conditioning": "embedding", "logit_rank": 0},
     {"conditioning": "layers", "logit_rank": 0},
-    {"conditioning": "layers", "logit_rank": 7},
+    {"conditioning": "layers", "logit_rank": 7, "topic_context": 5.0},
 )
 PREFIX: tuple[dict[str, Any], ...] = (
     {"conditioning": "none", "prefix_length": 3, "logit_rank": 0},
-    {"conditioning": "layers", "prefix_length": 1, "logit_rank": 7},
+    {"conditioning": "layers", "prefix_length": 1, "logit_rank": 7, "topic_context": 2.0},
 )
 IN_CONTEXT = [*product(CONDITIONING, tiny.DOCUMENT), *((each, "sentence") for each in PREFIX)]
 STORY = tiny.document("story", [3], [2, 3, 2])
@@ -201,8 +201,9 @@ def test_steps_score_as_the_parallel_pass(decoder: str, conditioning: dict[str, 
         log_prob, ends, before, here = [], [], tiny.START, None
         for token, mine in zip(batch.tokens.tolist(), unit, strict=True):
             if mine != here:
-                cache, here = DynamicCache(config=vae.decoder.backbone.config), mine
-            logits, events = vae.decoder.step(torch.tensor([[before]]), vectors, cache)
+                cache, here, context = DynamicCache(config=vae.decoder.backbone.config), mine, 0
+            logits, events = vae.decoder.step(torch.tensor([[before]]), vectors, cache, context)
+            context += 1
             log_prob.append(logits[0].log_softmax(-1)[token])
             before = tiny.START if token == tiny.END else token
             if token == tiny.END:
@@ -312,13 +313,37 @@ def test_topic_logits_multiply_the_decoders_prediction(weight: float) -> None:
     z = {"document": torch.randn(1, 6, generator=torch.Generator().manual_seed(0))}
     vectors = vae.decoder.conditioner(z)
     ids = torch.tensor([[tiny.START, 5, 9]])
-    with_topics, _ = vae.decoder.step(ids, vectors, DynamicCache(config=vae.decoder.backbone.config))
+    with_topics, _ = vae.decoder.step(ids, vectors, DynamicCache(config=vae.decoder.backbone.config), 2)
     topics = vae.decoder.topic_head(vae.decoder.topics(vectors))
     vae.decoder.topic_head.weight.zero_()
-    without, _ = vae.decoder.step(ids, vectors, DynamicCache(config=vae.decoder.backbone.config))
+    without, _ = vae.decoder.step(ids, vectors, DynamicCache(config=vae.decoder.backbone.config), 2)
     expected = without.softmax(-1) * topics.exp() ** weight
     assert topics.abs().max() > 0.1
     torch.testing.assert_close(with_topics.softmax(-1), expected / expected.sum())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("held", [True, False], ids=["logits of sentences", "logits of tokens"])
+def test_topics_count_less_the_more_context_there_is(held: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The topics' power behind c tokens of a document is their weight times k / (k + c), whatever sentence c is in."""
+    vae = tiny.model(("document",), logit_rank=7, topic_weight=0.8, topic_context=3.0, context="document")
+    vae.decoder.topic_head.weight.mul_(9)
+    batch = tiny.batch_of(vae, [STORY])
+    if not held:
+        monkeypatch.setattr("textvae.model.decoder.LOGITS", vae.decoder.topic_head.out_features * 3)
+    z = {"document": torch.randn(1, 6, generator=torch.Generator().manual_seed(0))}
+    found = vae(batch, tiny.NOISE, z).text.token_log_prob
+    topics = vae.decoder.topic_head(vae.decoder.topics(vae.decoder.conditioner(z)))
+    vae.decoder.topic_head.weight.zero_()
+    starts = torch.cat([torch.tensor([True]), batch.tokens[:-1] == tiny.END])
+    ids = torch.where(starts, tiny.START, batch.tokens.roll(1))
+    cache, vectors = DynamicCache(config=vae.decoder.backbone.config), vae.decoder.conditioner(z)
+    expected = []
+    for behind, (before, token) in enumerate(zip(ids.tolist(), batch.tokens.tolist(), strict=True)):
+        logits, _ = vae.decoder.step(torch.tensor([[before]]), vectors, cache, behind)
+        product = logits[0].softmax(-1) * topics[0].exp() ** (0.8 * 3 / (3 + behind))
+        expected.append((product / product.sum()).log()[token])
+    torch.testing.assert_close(found, torch.stack(expected), atol=1e-4, rtol=1e-4)
 
 
 def test_a_bag_of_words_needs_a_path_to_the_logits() -> None:

@@ -76,6 +76,7 @@ class Decoder(nn.Module):
         self.chunk_tokens = chunk_tokens
         self.word_dropout = config.word_dropout
         self.topic_weight = config.topic_weight
+        self.topic_context = config.topic_context
         self.context_dropout = config.context_dropout
         self.packing = config.packing
         self.checkpointing = config.gradient_checkpointing
@@ -161,9 +162,9 @@ class Decoder(nn.Module):
         return DecoderPass(log_prob, StructureScores(logits[batch.sentence_end], events))
 
     def topic_logits(self, vectors: Tensor | None) -> Tensor | None:
-        """[S, V] in float32 that the latents' own path adds at every token of a sentence, given vectors
-        [num_sites, S, H]. None where there is no such path, and where this is more than is held at a time: the logits
-        of every token are then computed by themselves."""
+        """[S, V] in float32 that the latents' own path adds at every token of a sentence that has no context, given
+        vectors [num_sites, S, H]. None where there is no such path, and where this is more than is held at a time: the
+        logits of every token are then computed by themselves."""
         if self.topic_head is None or vectors is None:
             return None
         if vectors.shape[1] * self.topic_head.out_features > LOGITS:
@@ -184,27 +185,44 @@ class Decoder(nn.Module):
         states = self._read_chunk(chunk, vectors, dropped).flatten(0, 1)[chunk.scored]
         sentence = chunk.sentence.expand_as(chunk.ids).flatten()[chunk.scored]
         target = tokens[chunk.token.flatten()[chunk.scored]]
-        log_prob = self._token_log_prob(states, vectors, topic_logits, sentence, target)
+        position = chunk.positions.flatten()[chunk.scored]
+        log_prob = self._token_log_prob(states, vectors, topic_logits, sentence, position, target)
         return log_prob, self._event_logits(states)
 
     def _token_log_prob(
-        self, states: Tensor, vectors: Tensor | None, topic_logits: Tensor | None, sentence: Tensor, target: Tensor
+        self,
+        states: Tensor,
+        vectors: Tensor | None,
+        topic_logits: Tensor | None,
+        sentence: Tensor,
+        position: Tensor,
+        target: Tensor,
     ) -> Tensor:
-        """[n] of the tokens `target` [n] after last hidden states [n, H] in their `sentence` [n]."""
+        """[n] of the tokens `target` [n] after last hidden states [n, H] in their `sentence` [n], behind `position` [n]
+        tokens of context."""
 
-        def score(states: Tensor, sentence: Tensor, target: Tensor) -> Tensor:
+        def score(states: Tensor, sentence: Tensor, position: Tensor, target: Tensor) -> Tensor:
             logits = self._logits(states[None], vectors, sentence[None])[0]
             if topic_logits is not None:
-                logits = logits + F.embedding(sentence, topic_logits)
+                added = F.embedding(sentence, topic_logits)
+                logits = logits + (added if self.topic_context is None else self.topic_share(position)[:, None] * added)
             elif self.topic_head is not None and vectors is not None:
-                logits = logits + self.topic_head(at_tokens(self.topic_weight * self.topics(vectors), sentence))
+                topics = at_tokens(self.topic_weight * self.topics(vectors), sentence)
+                logits = logits + self.topic_head(self.topic_share(position)[:, None] * topics)
             return -F.cross_entropy(logits, target, reduction="none")
 
         size = max(1, LOGITS // output_layer(self.backbone).out_features)
+        known = (states, sentence, position, target)
         if len(states) <= size:
-            return score(states, sentence, target)
-        pieces = zip(states.split(size), sentence.split(size), target.split(size), strict=True)
+            return score(*known)
+        pieces = zip(*(values.split(size) for values in known), strict=True)
         return torch.cat([checkpoint(score, *piece, use_reentrant=False) for piece in pieces])
+
+    def topic_share(self, position: Tensor) -> Tensor:
+        """In the shape of `position`, tokens of context: what share the latents' own path to the logits has then."""
+        if self.topic_context is None:
+            return torch.ones_like(position, dtype=torch.float32)
+        return self.topic_context / (self.topic_context + position)
 
     def _read_chunk(self, chunk: TokenChunk, vectors: Tensor | None, dropped: DropoutMasks | None) -> Tensor:
         """Last hidden states [R, C, H] of one chunk."""
@@ -223,12 +241,13 @@ class Decoder(nn.Module):
         return self._read(inputs | {"use_cache": False}, vectors, chunk.sentence)
 
     def step(
-        self, ids: Tensor, vectors: Tensor | None, cache: Cache, topic_weight: float = 1.0
+        self, ids: Tensor, vectors: Tensor | None, cache: Cache, context: int, topic_weight: float = 1.0
     ) -> tuple[Tensor, Tensor]:
         """The next token's logits [R, V] and the event logits [R, E] after reading `ids` [R, C].
 
-        vectors: [num_sites, R, H] for the sentence being written; `cache` moves on. topic_weight: times the weight of
-        the latents' own path to the logits that the model was trained with.
+        vectors: [num_sites, R, H] for the sentence being written; `cache` moves on. context: tokens that the next one
+        has behind it, the start not counted. topic_weight: times the weight of the latents' own path to the logits that
+        the model was trained with.
         """
         sentence = torch.arange(len(ids), device=ids.device)[:, None]
         embedded = self.backbone.get_input_embeddings()(ids)
@@ -238,7 +257,8 @@ class Decoder(nn.Module):
         last = self._read(inputs | {"use_cache": True}, vectors, sentence)[:, -1:]
         logits = self._logits(last, vectors, sentence)[:, 0]
         if self.topic_head is not None and vectors is not None:
-            logits = logits + self.topic_head(topic_weight * self.topic_weight * self.topics(vectors))
+            weight = topic_weight * self.topic_weight * self.topic_share(torch.tensor(context))
+            logits = logits + self.topic_head(weight * self.topics(vectors))
         return logits, self._event_logits(last)[:, 0]
 
     def _read(self, inputs: Mapping[str, Any], vectors: Tensor | None, sentence: Tensor) -> Tensor:

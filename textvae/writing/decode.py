@@ -162,7 +162,7 @@ class _Writer:
         vectors = self._vectors(rows)
         writing, unfinished = [True] * len(rows), []
         while True:
-            logits, stop_logits = self.decoder.step(ids[:, -1:], vectors, cache, self.topic_weight)
+            logits, stop_logits = self.decoder.step(ids[:, -1:], vectors, cache, ids.shape[1] - 1, self.topic_weight)
             tokens = self._tokens(rows, ids, logits)
             ended = [row for row in range(len(rows)) if writing[row] and self._read(rows[row], tokens[row])]
             if ended:
