@@ -8,6 +8,7 @@ import tiny
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
+from transformers import Cache
 
 from textvae.model.noise import KeyedNoise
 from textvae.model.vae import DocumentVAE
@@ -356,6 +357,22 @@ def test_a_topic_weight_is_that_of_a_model_trained_with_more() -> None:
         assert found == expected
     vae = tiny.model(tiny.DOCUMENT, logit_rank=4, topic_weight=0.7)
     assert write(vae, nothing(vae), 3, replace(SHORT, topic_weight=30.0)) != write(vae, nothing(vae), 3, SHORT)
+
+
+def test_topics_fade_with_the_context_that_was_written(vae: DocumentVAE, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said to stand behind the next token is what the decoder has read of its window."""
+    step, seen = vae.decoder.step, set()
+
+    def checked(
+        ids: Tensor, vectors: Tensor | None, cache: Cache, context: int, topic_weight: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        assert context == cache.get_seq_length()
+        seen.add(context)
+        return step(ids, vectors, cache, context, topic_weight)
+
+    monkeypatch.setattr(vae.decoder, "step", checked)
+    write(vae, nothing(vae, 2), 0, SHORT)
+    assert {0, 1} <= seen
 
 
 def test_a_topic_weight_without_topics_is_refused() -> None:
