@@ -127,6 +127,10 @@ def train(config: Config) -> Path:
                 checkpoints.save(step + 1)
             if stopped and not is_last:
                 raise TrainingStopped(stopped, f"stopped after step {step + 1}, saved; go on with train.resume=true")
+    # Copies go before the group does: its last reference must not be theirs, who would wait for its threads while these
+    # wait for the interpreter.
+    del model
+    accelerator.free_memory()
     accelerator.end_training()
     return output.folder.path
 
