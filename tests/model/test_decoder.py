@@ -37,6 +37,12 @@ def token_log_prob(vae: DocumentVAE, document: EncodedDocument, z: dict[str, Ten
     return vae(tiny.batch_of(vae, [document]), tiny.NOISE, sources).text.token_log_prob
 
 
+def inputs_of(tokens: Tensor) -> Tensor:
+    """[N] what stands before each of the predicted `tokens` [N]."""
+    starts = torch.cat([torch.tensor([True]), tokens[:-1] == tiny.END])
+    return torch.where(starts, tiny.START, tokens.roll(1))
+
+
 def with_word(document: EncodedDocument, place: int) -> EncodedDocument:
     """Another word at `place` of the document's words."""
     words = list(document.decoder_ids)
@@ -179,10 +185,8 @@ def test_a_prefix_stands_before_single_sentences() -> None:
 def test_a_plain_model_scores_as_the_backbone_alone(decoder: str) -> None:
     vae = tiny.model((), decoder=decoder, context="document", context_tokens=1000)
     tokens = tiny.batch_of(vae, [STORY]).tokens
-    starts = torch.cat([torch.tensor([True]), tokens[:-1] == tiny.END])
-    ids = torch.where(starts, tiny.START, tokens.roll(1))
     with torch.no_grad():
-        logits = vae.decoder.backbone(input_ids=ids[None]).logits[0]
+        logits = vae.decoder.backbone(input_ids=inputs_of(tokens)[None]).logits[0]
     expected = logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
     torch.testing.assert_close(token_log_prob(vae, STORY), expected, atol=1e-5, rtol=1e-5)
 
@@ -335,11 +339,9 @@ def test_topics_count_less_the_more_context_there_is(held: bool, monkeypatch: py
     found = vae(batch, tiny.NOISE, z).text.token_log_prob
     topics = vae.decoder.topic_head(vae.decoder.topics(vae.decoder.conditioner(z)))
     vae.decoder.topic_head.weight.zero_()
-    starts = torch.cat([torch.tensor([True]), batch.tokens[:-1] == tiny.END])
-    ids = torch.where(starts, tiny.START, batch.tokens.roll(1))
     cache, vectors = DynamicCache(config=vae.decoder.backbone.config), vae.decoder.conditioner(z)
     expected = []
-    for behind, (before, token) in enumerate(zip(ids.tolist(), batch.tokens.tolist(), strict=True)):
+    for behind, (before, token) in enumerate(zip(inputs_of(batch.tokens).tolist(), batch.tokens.tolist(), strict=True)):
         logits, _ = vae.decoder.step(torch.tensor([[before]]), vectors, cache, behind)
         product = logits[0].softmax(-1) * topics[0].exp() ** (0.8 * 3 / (3 + behind))
         expected.append((product / product.sum()).log()[token])

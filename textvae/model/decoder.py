@@ -204,11 +204,10 @@ class Decoder(nn.Module):
         def score(states: Tensor, sentence: Tensor, position: Tensor, target: Tensor) -> Tensor:
             logits = self._logits(states[None], vectors, sentence[None])[0]
             if topic_logits is not None:
-                added = F.embedding(sentence, topic_logits)
-                logits = logits + (added if self.topic_context is None else self.topic_share(position)[:, None] * added)
+                logits = logits + self._faded(F.embedding(sentence, topic_logits), position)
             elif self.topic_head is not None and vectors is not None:
                 topics = at_tokens(self.topic_weight * self.topics(vectors), sentence)
-                logits = logits + self.topic_head(self.topic_share(position)[:, None] * topics)
+                logits = logits + self.topic_head(self._faded(topics, position))
             return -F.cross_entropy(logits, target, reduction="none")
 
         size = max(1, LOGITS // output_layer(self.backbone).out_features)
@@ -218,11 +217,11 @@ class Decoder(nn.Module):
         pieces = zip(*(values.split(size) for values in known), strict=True)
         return torch.cat([checkpoint(score, *piece, use_reentrant=False) for piece in pieces])
 
-    def topic_share(self, position: Tensor) -> Tensor:
-        """In the shape of `position`, tokens of context: what share the latents' own path to the logits has then."""
+    def _faded(self, topics: Tensor, position: Tensor) -> Tensor:
+        """What is left of `topics` [n, D], or of what they add, behind `position` [n] tokens of context."""
         if self.topic_context is None:
-            return torch.ones_like(position, dtype=torch.float32)
-        return self.topic_context / (self.topic_context + position)
+            return topics
+        return (self.topic_context / (self.topic_context + position))[:, None] * topics
 
     def _read_chunk(self, chunk: TokenChunk, vectors: Tensor | None, dropped: DropoutMasks | None) -> Tensor:
         """Last hidden states [R, C, H] of one chunk."""
@@ -257,8 +256,8 @@ class Decoder(nn.Module):
         last = self._read(inputs | {"use_cache": True}, vectors, sentence)[:, -1:]
         logits = self._logits(last, vectors, sentence)[:, 0]
         if self.topic_head is not None and vectors is not None:
-            weight = topic_weight * self.topic_weight * self.topic_share(torch.tensor(context))
-            logits = logits + self.topic_head(weight * self.topics(vectors))
+            topics = topic_weight * self.topic_weight * self.topics(vectors)
+            logits = logits + self.topic_head(self._faded(topics, torch.tensor([context], device=ids.device)))
         return logits, self._event_logits(last)[:, 0]
 
     def _read(self, inputs: Mapping[str, Any], vectors: Tensor | None, sentence: Tensor) -> Tensor:
