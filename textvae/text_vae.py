@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from textvae.atomic import write_json
 from textvae.damage import CHECKSUMS_FILE, checksums, read_json_object, reading, verify
@@ -100,6 +101,9 @@ class HierarchicalTextVAE(DocumentVAE):
     ) -> None:
         super().__init__(config, encoder, decoder)
         self._processor = processor
+        self.weights_sha256: tuple[str, ...] = ()
+        """Those that the file may have that the weights were loaded from; none where they were not, or it is not known.
+        """
 
     @property
     def processor(self) -> DocumentProcessor:
@@ -116,9 +120,10 @@ class HierarchicalTextVAE(DocumentVAE):
         ValueError for a folder with a damaged file or without some of the weights, OSError as Hugging Face does.
         """
         kwargs["key_mapping"] = RENAMED_WEIGHTS | (kwargs.get("key_mapping") or {})
-        folder = Path(name)
+        folder, sums = Path(name), {}
         if (folder / CHECKSUMS_FILE).is_file():
-            verify(folder, read_json_object(folder / CHECKSUMS_FILE, _EDITED), _EDITED)
+            sums = read_json_object(folder / CHECKSUMS_FILE, _EDITED)
+            verify(folder, sums, _EDITED)
         with reading(folder, _AGAIN):
             found: Any = super().from_pretrained(name, *args, **kwargs, output_loading_info=True)
             model, loaded = found
@@ -126,6 +131,7 @@ class HierarchicalTextVAE(DocumentVAE):
             missing = sorted(key for key in loaded["missing_keys"] if not key.startswith(elsewhere))
             if missing:
                 raise ValueError(f"{len(missing)} weights are missing, the first is {missing[0]}")
+        model.weights_sha256 = tuple(str(sums.get(SAFE_WEIGHTS_NAME, "")).split())
         restore_frozen(model, model.config.references)
         of_hub = {key: kwargs[key] for key in HUB_ARGUMENTS if kwargs.get(key) is not None}
         model._processor = DocumentProcessor.from_pretrained(name, **of_hub)

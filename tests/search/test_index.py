@@ -79,6 +79,44 @@ def test_rows_are_units_in_the_order_of_the_data_and_know_their_parents(
         assert texts is None or len(vectors) == len(texts)
 
 
+@pytest.mark.parametrize("hierarchy", [("text",), ("text", "line"), DOCUMENT, FOUR], ids=len)
+def test_a_units_place_and_span_lead_to_its_text(
+    settings: Callable[..., ModelConfig],
+    make_processor: Callable[..., DocumentProcessor],
+    hierarchy: tuple[str, ...],
+    tmp_path: Path,
+) -> None:
+    """Documents of several chapters, whose units are counted from the beginning of the document."""
+    torch.manual_seed(0)
+    model = build_model(settings(*hierarchy[:3], context=hierarchy[-1]), make_processor(*hierarchy)).eval()
+    model.save_pretrained(tmp_path / "run")
+    sources = [SourceDocument(id=name, text=text) for name, text in TEXTS.items()]
+    if len(hierarchy) == 4:
+        paragraphs = [text.split("\n\n") for text in TEXTS.values()]
+        sources = [
+            SourceDocument(id="first", units=[[[text] for text in part] for part in paragraphs[:3]]),
+            SourceDocument(id="second", units=[[["It was late.", "So?"], ["Marta laughed."]], [["A light was seen."]]]),
+        ]
+    embed_corpus(model, Documents.of(model.process(sources)), tmp_path / "index", str(tmp_path / "run"))
+    index, texts = Index(tmp_path / "index"), {}
+    whole = {document.id: document.text() for document in model.process(sources)}
+    for level in index.levels:
+        seen: dict[str, int] = {}
+        found = index.search(model, "boat", level, k=1000, by="encoder")
+        for unit in sorted(found, key=lambda unit: (unit.document, unit.start)):
+            assert whole[unit.document][unit.start : unit.end] == unit.text
+            seen[unit.document] = seen.get(unit.document, 0) + 1
+            assert unit.place.get(level, 1) == seen[unit.document]
+            texts[unit.document, level, unit.place.get(level, 1)] = unit.text
+            for above in unit.place:
+                assert unit.text in texts[unit.document, above, unit.place[above]]
+            if unit.passage is not None:
+                passage = unit.passage
+                assert whole[unit.document][passage.start : passage.end] == passage.text
+                assert unit.start <= passage.start < passage.end <= unit.end
+                assert passage.place[index.levels[-1]] >= passage.number
+
+
 def test_moments_add_up_as_those_of_all_rows() -> None:
     rows = np.random.default_rng(0).normal(loc=1e4, size=(50, 3))
     parts = [rows[:1], rows[1:1], rows[1:30], rows[30:]]
@@ -350,6 +388,21 @@ def test_another_model_is_refused(
     replace(described, model=replace(described.model, sha256="0" * 64)).write(index)
     assert main(["search", str(index), "ferry"]) == 2
     assert "is not, or no longer, the one that made" in capsys.readouterr().err
+
+
+def test_another_model_is_refused_in_python_too(
+    make_run: MakeRun, model: HierarchicalTextVAE, run: str, index: Path
+) -> None:
+    other = HierarchicalTextVAE.from_pretrained(make_run(*DOCUMENT, conditioning="embedding")).eval()
+    for use in (
+        lambda opened: opened.search(other, "boat"),
+        lambda opened: opened.scores(other, "boat", "document", "bm25"),
+        lambda opened: opened.embedder(other),
+    ):
+        with pytest.raises(ValueError, match="is not the one that made"):
+            use(Index(index))
+    its_own = HierarchicalTextVAE.from_pretrained(run).eval()
+    assert Index(index).search(its_own, "boat") == Index(index).search(model, "boat")
 
 
 def test_an_index_fetches_nothing(index: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

@@ -19,6 +19,7 @@ COMMANDS = (
     "adapt",
     "embed",
     "search",
+    "neighbours",
     "delete",
     "export_encoder",
     "merge",

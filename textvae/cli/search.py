@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import get_args
 
@@ -31,27 +31,48 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument(
         "--filter",
-        nargs="+",
-        action="extend",
+        action="append",
         default=[],
         metavar="FIELD=VALUE",
-        help=f"only documents with this {', '.join(FIELDS[:-1])} or {FIELDS[-1]}; of several values of a field, any",
+        help=f"only documents with this {', '.join(FIELDS[:-1])} or {FIELDS[-1]}; may be given again, and of several "
+        "values of a field, any counts",
     )
+    parser.add_argument("--exact", action="store_true", help="look at everything, whatever neighbours there are")
     parser.add_argument("--json", action="store_true", help="results as lines of JSON, texts whole")
     add_model(parser, required=False, said="of the model that made the index (default: where it was then)")
     parser.set_defaults(command=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    index, only = Index(arguments.index), filters(arguments.filter)
+    index, only = Index(arguments.index, arguments.exact), filters(arguments.filter)
+    index.check(arguments.level, arguments.k, only)
     model = load_model(arguments, index.find_model(arguments.model))
     if arguments.query is not None:
         _answer(index, model, arguments, arguments.query, only)
         return
-    for line in sys.stdin:
+    refused = 0
+    for line in _lines():
         if line.strip():
-            _answer(index, model, arguments, line, only)
+            try:
+                _answer(index, model, arguments, line, only)
+            except ValueError as error:
+                refused += 1
+                print(f"error: {error}", file=sys.stderr)
             print(flush=True)
+    if refused:
+        raise ValueError(f"{refused} queries could not be answered")
+
+
+def _lines() -> Iterator[str]:
+    """Of standard input; a person is asked for each."""
+    if not sys.stdin.isatty():
+        yield from sys.stdin
+        return
+    while True:
+        try:
+            yield input("query: ")
+        except EOFError:
+            return
 
 
 def filters(given: Sequence[str]) -> dict[str, list[str]]:
@@ -67,12 +88,16 @@ def filters(given: Sequence[str]) -> dict[str, list[str]]:
 
 def _answer(index: Index, model: HierarchicalTextVAE, arguments: argparse.Namespace, query: str, only: Only) -> None:
     results = index.search(model, query, arguments.level, arguments.k, arguments.by, only)
+    if not results:
+        print(f"nothing has a word of '{query.strip()}'", file=sys.stderr)
     for rank, found in enumerate(results, start=1):
         if arguments.json:
             print(json.dumps({"query": query.strip(), "rank": rank} | asdict(found), ensure_ascii=False))
             continue
         title = f" ({found.title})" if found.title else ""
-        text = shortened(found.text, 200)
+        place, text = found.place, found.text
         if found.passage is not None and found.passage.number > 1:
-            text = f"[{index.levels[-1]} {found.passage.number}] {shortened(found.passage.text, 200)}"
-        print(f"{rank:>3}. {found.score:.3f}  {found.document}{title}\n     {text}")
+            place, text = found.passage.place, found.passage.text
+        named = ", ".join(f"{level} {number}" for level, number in place.items())
+        shown = f"[{named}] {shortened(text, 200)}" if named else shortened(text, 200)
+        print(f"{rank:>3}. {found.score:.3f}  {found.document}{title}\n     {shown}")

@@ -15,10 +15,11 @@ import pyarrow.compute
 from textvae.atomic import whole_folder
 from textvae.lock import locked
 from textvae.search.manifest import describe
+from textvae.search.neighbours import remove_neighbours
 from textvae.search.resume import Embedding, remove_shards
 from textvae.search.shard import LevelSize, ShardWriter
 from textvae.search.storage import IndexDescription, ShardDescription, rewritten_name
-from textvae.search.units import UnitRows, embeddings_of, read_level, read_units
+from textvae.search.units import Directions, UnitRows, embeddings_of, read_level, read_units
 
 
 def delete_documents(folder: str | Path, ids: Sequence[str]) -> int:
@@ -49,6 +50,7 @@ def _delete(folder: Path, index: IndexDescription, ids: Sequence[str]) -> int:
     ]
     describe(folder, index.model, index.dtype, index.language, index.rows, shards).write(folder)
     remove_shards(folder, but={*shards, *unfinished})
+    remove_neighbours(folder)
     return len(gone)
 
 
@@ -99,9 +101,9 @@ def _without(folder: Path, name: str, shard: ShardDescription, language: str, go
 
 def _rows(units: pyarrow.Table, numbers: np.ndarray | None) -> UnitRows:
     """Units of a shard for its successor; `numbers`: there, the row of every unit of the level above that stays."""
-    (embeddings,) = embeddings_of(units.combine_chunks())
-    (features,) = embeddings_of(units, "features") if "features" in units.column_names else (None,)
+    units = units.combine_chunks()
+    (embeddings,), (directions,) = embeddings_of(units), Directions(units).parts
     columns = {name: units.column(name).combine_chunks() for name in units.column_names}
     if numbers is not None:
         columns["parent"] = pyarrow.array(numbers[columns["parent"].to_numpy()])
-    return UnitRows(embeddings, columns, features)
+    return UnitRows(embeddings, directions, columns)

@@ -25,6 +25,7 @@ from textvae.data.fingerprint import data_fingerprint
 from textvae.data.plan import fill, share
 from textvae.lock import locked_together
 from textvae.search.manifest import describe
+from textvae.search.neighbours import remove_neighbours
 from textvae.search.origin import ModelOrigin
 from textvae.search.resume import Embedding, begun_in, changed_shards, default_shard_documents, remove_shards
 from textvae.search.storage import FORMAT, IndexDescription
@@ -105,6 +106,7 @@ def embed_corpus(
             rows, shards = embedding.first_row + len(documents), (*kept, *embedding.shards)
             remove_shards(folder, but=shards)  # beginnings, of writers that were killed
             describe(folder, origin, dtype, embedding.language, rows, shards).write(folder)
+            remove_neighbours(folder)
             if not append:
                 os.replace(folder, out)
         process.wait_for_everyone()

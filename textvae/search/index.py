@@ -5,6 +5,8 @@ Shapes: U units, Z latent size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,12 +19,13 @@ from torch import Tensor
 from textvae.search.embedder import TextEmbedder
 from textvae.search.filters import Only, left_by
 from textvae.search.lexical import Lexical
-from textvae.search.passages import Asked, Passages
+from textvae.search.neighbours import Neighbours
+from textvae.search.passages import Passages
 from textvae.search.postings import read_postings
-from textvae.search.query import checked_query, embed_query, query_features
+from textvae.search.query import Asked
 from textvae.search.results import Passage, SearchResult
 from textvae.search.similarity import similarities
-from textvae.search.storage import SMALLEST_DEVIATION, IndexDescription, LevelDescription
+from textvae.search.storage import AGAIN, SMALLEST_DEVIATION, IndexDescription, LevelDescription
 from textvae.search.units import ancestors, embeddings_of, read_level
 from textvae.search.words import topic_head, unit_topics, word_scores
 from textvae.text_vae import HierarchicalTextVAE
@@ -37,20 +40,30 @@ WEIGHTS: dict[By, tuple[float, float]] = {"both": (1.0, 1.0), "hybrid": (3.0, 1.
 """By what is added: how often the first and the second count. Most units hold no word of a query, so that the few that
 do lie more deviations above the mean by BM25 than the best do by the encoder, and would decide alone."""
 
+CANDIDATES = 200
+"""Units (at least; ten for each that is wanted) that each of neighbours and words proposes where not all are looked at.
+"""
+FEW = 4096
+"""Units that a filter leaves, all of which are looked at."""
+SAMPLE = 8192
+"""Passages of the units that the encoder's mean and deviation are then taken from."""
+
 
 class Index:
     """An embedded corpus, ready to be searched.
 
-    A level is opened and checked once, and stays mapped. Raises ValueError for a folder that is no index.
+    A level is opened and checked once, and stays mapped. Where neighbours were made of it (`search.neighbours`), a
+    search by the encoder, or by it and words, looks at what they propose, and at everything where not (`exact`).
+    Raises ValueError for a folder that is no index.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, exact: bool = False) -> None:
         self.folder = Path(folder)
         self.description = IndexDescription.read(self.folder)
+        self._neighbours = None if exact else Neighbours.of(self.folder)
         self._open: dict[str, pyarrow.Table] = {}
         self._known_topics: dict[str, tuple[Tensor, Tensor]] = {}
         self._known_words: dict[str, Lexical] = {}
-        self._known_passages: Passages | None = None
 
     @property
     def levels(self) -> tuple[str, ...]:
@@ -67,49 +80,93 @@ class Index:
     def embedder(self, model: HierarchicalTextVAE, level: str | None = None) -> TextEmbedder:
         """Texts -> vectors that are compared as units of `level` (default: the top) are; `model`: as of `search`."""
         level = self.levels[0] if level is None else level
+        self._check_model(model)
         return TextEmbedder(model, level, self._check(level, 1))
 
     def search(
         self,
         model: HierarchicalTextVAE,
-        query: str,
+        query: str | Asked,
         level: str | None = None,
         k: int = 10,
         by: By = "hybrid",
         only: Only | None = None,
     ) -> list[SearchResult]:
-        """The `k` units (or all, if there are fewer) of `level` (default: the top) that fit the query best, found `by`
-        what that says among those that `only` leaves, each with its passage that is nearest to the query.
+        """The `k` units (or all, if there are fewer; by `bm25`, all that have a word of the query) of `level` (default:
+        the top) that fit the query best, found `by` what that says among those that `only` leaves, each with its
+        passage that is nearest to the query.
 
-        `model`: the one of `find_model`. Raises ValueError for an empty query, for words where the model has no topics,
-        and as `nearest` does.
+        `model`: the one of `find_model`. Raises ValueError for another one, for an empty query, for words where the
+        model has no topics, and as `nearest` does.
         """
         level = self.levels[0] if level is None else level
         self._check(level, k)
-        left = self._left(level, only)
-        asked = self._passages.ask(query_features(model, query))
-        return self._best(self._scores(model, query, level, by, asked), level, k, left, asked)
+        left = left_by(only, self._units(level), str(self.folder))
+        asked = self._asked(model, query)
+        units = self._proposed(asked, level, k, by, left)
+        if units is not None:
+            return self._results(self._scores_of(asked, level, by, units), level, k, units, asked)
+        scores = self.scores(model, asked, level, by)
+        if by == "bm25":
+            left = scores > 0 if left is None else left & (scores > 0)
+        units = np.arange(len(scores)) if left is None else np.flatnonzero(left)
+        return self._results(scores[units], level, k, units, asked)
 
-    def scores(self, model: HierarchicalTextVAE, query: str, level: str, by: By) -> np.ndarray:
-        """[U] of all units of a level, in their order. Raises ValueError as `search` does."""
-        asked = self._passages.ask(query_features(model, query)) if by in ("encoder", "hybrid") else None
-        return self._scores(model, query, level, by, asked)
-
-    def _scores(self, model: HierarchicalTextVAE, query: str, level: str, by: By, asked: Asked | None) -> np.ndarray:
-        """`asked`: the query, where it is sought by the encoder."""
-        found = []
+    def scores(self, model: HierarchicalTextVAE, query: str | Asked, level: str, by: By) -> np.ndarray:
+        """[U] of all units of a level, in their order, each of them looked at. Raises ValueError as `search` does."""
+        asked, found = self._asked(model, query), []
         if by in ("latents", "both"):
-            found.append(self._similarities(embed_query(model, query, level), level))
+            found.append(self._similarities(asked.latents(level), level))
         if by in ("words", "both"):
-            found.append(word_scores(model, *self._topics(model, level), checked_query(query)).cpu().numpy())
-        if by in ("encoder", "hybrid") and asked is not None:
-            found.append(self._passages.scores(asked, level))
+            found.append(word_scores(model, *self._topics(model, level), asked.text).cpu().numpy())
+        if by in ("encoder", "hybrid"):
+            found.append(self._passages.scores(asked.direction, level))
         if by in ("bm25", "hybrid"):
-            found.append(self._lexical(level).scores(checked_query(query)))
+            found.append(self._lexical(level).scores(asked.text))
         if len(found) == 1:
             return found[0]
-        standard = [(scores - scores.mean()) / max(scores.std(), SMALLEST_DEVIATION) for scores in found]
-        return sum(weight * scores for weight, scores in zip(WEIGHTS[by], standard, strict=True))
+        return _added(by, found, found)
+
+    def _asked(self, model: HierarchicalTextVAE, query: str | Asked) -> Asked:
+        self._check_model(model)
+        return query if isinstance(query, Asked) else Asked(model, query)
+
+    def _proposed(self, asked: Asked, level: str, k: int, by: By, left: np.ndarray | None) -> np.ndarray | None:
+        """[n] the units of `level` to look at, rising; None where it is all."""
+        number, all_units = max(CANDIDATES, 10 * k), self.description.levels[level].units
+        if self._neighbours is None or by not in ("encoder", "hybrid") or all_units <= number:
+            return None
+        if left is not None and left.sum() <= max(FEW, number):
+            return np.flatnonzero(left)
+        passages = self._passages
+        of_passages = None if left is None else np.repeat(left, np.diff(passages.first[level]))
+        near = self._neighbours.nearest(passages.lowest, asked.direction, number, of_passages)
+        proposed = [passages.unit_of(level, near), self._neighbours.nearest(level, asked.direction, number, left)]
+        if by == "hybrid":
+            scores = self._lexical(level).scores(asked.text)
+            if left is not None:
+                scores = np.where(left, scores, 0)
+            holding = np.flatnonzero(scores)
+            best = np.argsort(-scores[holding], kind="stable")[:number]
+            proposed.append(holding[best])
+        found = np.unique(np.concatenate(proposed))
+        return found if len(found) >= k else None
+
+    def _scores_of(self, asked: Asked, level: str, by: By, units: np.ndarray) -> np.ndarray:
+        """[n] of the `units` [n], by the encoder or `hybrid`: as of `scores`, but for the encoder's deviations, which
+        are those of a sample."""
+        scores = self._passages.scores(asked.direction, level, units)
+        if by == "encoder":
+            return scores
+        words = self._lexical(level).scores(asked.text)
+        sample = self._passages.scores(asked.direction, level, self._sample(level))
+        return _added(by, [scores, words[units]], [sample, words])
+
+    def _sample(self, level: str) -> np.ndarray:
+        """Units of a level that stand for all: as many as have `SAMPLE` passages together, the same every time."""
+        sizes = np.diff(self._passages.first[level])
+        drawn = np.random.default_rng(0).permutation(len(sizes))
+        return np.sort(drawn[: max(1, int(np.searchsorted(np.cumsum(sizes[drawn]), SAMPLE, side="right")))])
 
     def nearest(self, sought: np.ndarray, level: str, k: int = 10, only: Only | None = None) -> list[SearchResult]:
         """The `k` units of `level` nearest to an embedding [Z], among those that `only` leaves.
@@ -118,10 +175,9 @@ class Index:
         of another size and a damaged index.
         """
         self._check(level, k)
-        return self._best(self._similarities(sought, level), level, k, self._left(level, only))
-
-    def _left(self, level: str, only: Only | None) -> np.ndarray | None:
-        return left_by(only, self._units(level), str(self.folder))
+        scores, left = self._similarities(sought, level), left_by(only, self._units(level), str(self.folder))
+        units = np.arange(len(scores)) if left is None else np.flatnonzero(left)
+        return self._results(scores[units], level, k, units)
 
     def _similarities(self, sought: np.ndarray, level: str) -> np.ndarray:
         described = self._check(level, 1)
@@ -132,33 +188,33 @@ class Index:
             )
         scores = np.concatenate([similarities(part, sought, described) for part in embeddings_of(self._units(level))])
         if not np.isfinite(scores).all():
-            raise ValueError(f"'{self.folder / level}' is damaged: embeddings are not finite; embed the corpus again")
+            raise ValueError(f"'{self.folder / level}' is damaged: embeddings are not finite; {AGAIN}")
         return scores
 
-    def _best(
-        self, scores: np.ndarray, level: str, k: int, left: np.ndarray | None, asked: Asked | None = None
+    def _results(
+        self, scores: np.ndarray, level: str, k: int, units: np.ndarray, asked: Asked | None = None
     ) -> list[SearchResult]:
-        """`left`: [U] as `_left` gives it; `asked`: the query, where there is one for passages to be near to."""
-        number = len(scores)
-        if left is not None:
-            scores, number = np.where(left, scores, -np.inf), int(left.sum())
-        best = torch.from_numpy(scores).topk(min(k, number))
+        """The best of the `units` [n] with these `scores` [n]; `asked`: the query, where there is one for passages to
+        be near to."""
+        best = torch.from_numpy(scores).topk(min(k, len(units)))
         found = []
-        for score, number in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-            row, passage = self._row(self._units(level), number), None
+        for score, number in zip(best.values.tolist(), units[best.indices.numpy()].tolist(), strict=True):
+            row, passage = self._row(level, number), None
             if asked is not None and level != self.levels[-1]:
-                passage = Passage(*self._passages.best(asked, level, number))
-            found.append(SearchResult(score, row["document"], row["title"], row["label"], row["text"], passage))
+                passage = self._passage(self._passages.best(asked.direction, level, number), level, number)
+            columns = {name: row[name] for name in ("document", "source_id", "title", "label", "text", "start", "end")}
+            found.append(SearchResult(score, **columns, place=self._passages.place(level, number), passage=passage))
         return found
 
-    @property
+    def _passage(self, number: int, level: str, unit: int) -> Passage:
+        """The passage `number` of the index, which is in a unit of `level`."""
+        row, lowest = self._row(self.levels[-1], number), self.levels[-1]
+        within = number - int(self._passages.first[level][unit]) + 1
+        return Passage(within, row["text"], self._passages.place(lowest, number), row["start"], row["end"])
+
+    @cached_property
     def _passages(self) -> Passages:
-        if self._known_passages is None:
-            try:
-                self._known_passages = Passages({name: self._units(name) for name in self.levels})
-            except (ValueError, IndexError) as error:
-                raise ValueError(f"'{self.folder}' is damaged ({error}); embed the corpus again") from None
-        return self._known_passages
+        return Passages({name: self._units(name) for name in self.levels}, self.folder)
 
     def _lexical(self, level: str) -> Lexical:
         if level not in self._known_words:
@@ -183,9 +239,7 @@ class Index:
             }
             divisors = self._units(level).column("normaliser").to_numpy()
             if not np.isfinite(divisors).all():
-                raise ValueError(
-                    f"'{self.folder / level}' is damaged: normalisers are not finite; embed the corpus again"
-                )
+                raise ValueError(f"'{self.folder / level}' is damaged: normalisers are not finite; {AGAIN}")
             topics = unit_topics(model, z)
             self._known_topics[level] = topics, torch.tensor(divisors, device=model.device)
         return self._known_topics[level]
@@ -220,6 +274,18 @@ class Index:
             self._open[level] = read_level(self.folder, self.description, level)
         return self._open[level]
 
+    def check(self, level: str | None, k: int, only: Only | None = None) -> None:
+        """Raises ValueError for what `search` would refuse of these, before a model is loaded."""
+        level = self.levels[0] if level is None else level
+        self._check(level, k)
+        left_by(only, self._units(level), str(self.folder))
+
+    def _check_model(self, model: HierarchicalTextVAE) -> None:
+        if model.weights_sha256 and self.description.model.sha256 not in model.weights_sha256:
+            raise ValueError(
+                f"the model of '{model.name_or_path}' is not the one that made '{self.folder}': load Index.find_model()"
+            )
+
     def _check(self, level: str, k: int) -> LevelDescription:
         if level not in self.levels:
             raise ValueError(f"the index has no level '{level}'; it has {', '.join(self.levels)}")
@@ -227,11 +293,19 @@ class Index:
             raise ValueError(f"k is {k}; it must be 1 or more")
         return self.description.levels[level]
 
-    def _row(self, units: pyarrow.Table, number: int) -> dict[str, Any]:
-        part = units.slice(number, 1)
+    def _row(self, level: str, number: int) -> dict[str, Any]:
+        part = self._units(level).slice(number, 1)
         try:
             part.validate(full=True)
         except pyarrow.ArrowInvalid as error:
             reason = str(error).splitlines()[0]
-            raise ValueError(f"'{self.folder}' is damaged ({reason}); embed the corpus again") from None
+            raise ValueError(f"'{self.folder}' is damaged ({reason}); {AGAIN}") from None
         return part.to_pylist()[0]
+
+
+def _added(by: By, scores: Sequence[np.ndarray], known: Sequence[np.ndarray]) -> np.ndarray:
+    """Each of `scores` in standard deviations of the `known` ones, added by `WEIGHTS`."""
+    standard = [
+        (values - of.mean()) / max(of.std(), SMALLEST_DEVIATION) for values, of in zip(scores, known, strict=True)
+    ]
+    return sum(weight * values for weight, values in zip(WEIGHTS[by], standard, strict=True))

@@ -20,9 +20,9 @@ def describe(
     just now is to be verified before. `rows`: documents that were ever embedded into it."""
     described = {name: ShardDescription.read(folder / name) for name in shards}
     parts, levels = list(described.values()), {}
-    for name, first in parts[0].levels.items():
+    for name in parts[0].levels:
         total = reduce(add, (part.levels[name].moments for part in parts))
-        levels[name] = LevelDescription(total.count, total.mean.tolist(), total.std.tolist(), first.features)
+        levels[name] = LevelDescription(total.count, total.mean.tolist(), total.std.tolist())
     return IndexDescription(
         FORMAT,
         model,

@@ -4,80 +4,88 @@ A passage is a unit of the lowest level. A long text's mean blurs what one of it
 alone does not say what the text is about: a unit's score is the mean of both cosines, that of its mean passage and that
 of its best one (late interaction, as in ColBERT by Khattab & Zaharia 2020, over sentences in place of tokens).
 
-Shapes: U units of a level, P passages, F size of the encoder's features.
+Shapes: U units of a level, P passages, F size of the encoder's features, n units that are looked at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pyarrow
-import torch
 
-from textvae.search.similarity import SMALLEST_LENGTH
-from textvae.search.units import ancestors, embeddings_of
+from textvae.search.storage import AGAIN
+from textvae.search.units import Directions, ancestors
 
 BLOCK = 1024
-"""Passages whose features are made float32 at a time: few enough to stay in the processor's cache."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A query, compared with every passage once."""
-
-    direction: np.ndarray
-    """[F] the encoder's features of the query, of length 1."""
-    cosines: np.ndarray
-    """[P]"""
+"""Directions that are made float32 at a time: few enough to stay in the processor's cache."""
 
 
 class Passages:
-    """`levels`: the units of every level, top first, as `units.read_level` gives them; the lowest has features.
+    """The units of an index, with the passages that each is made of; directions stay in their files."""
 
-    Raises ValueError for features that are not finite.
-    """
+    def __init__(self, levels: Mapping[str, pyarrow.Table], index: Path) -> None:
+        """`levels`: the units of every level, top first, as `units.read_level` gives them; `index`: what errors call
+        it. Raises ValueError where they do not belong together."""
+        self.index = index
+        self.directions = {name: Directions(units) for name, units in levels.items()}
+        *_, self.lowest = levels
+        self.first = {
+            name: np.searchsorted(units, np.arange(len(levels[name]) + 1))
+            for name, units in reversed(ancestors(levels).items())
+        }
+        """By level, [U + 1] the first passage of every unit, and what comes after the last."""
+        top = next(iter(levels))
+        self.documents = np.unique(levels[top].column("row").to_numpy(), return_index=True)[1]
+        """The first unit of the top level of every document."""
+        for name, first in self.first.items():
+            if (np.diff(first) < 1).any():
+                raise ValueError(f"'{index}' is damaged (a {name} has no {self.lowest}); {AGAIN}")
 
-    def __init__(self, levels: Mapping[str, pyarrow.Table]) -> None:
-        *_, self.units = levels.values()
-        self.lengths = np.concatenate([np.linalg.norm(part.astype(np.float32), axis=1) for part in self._features()])
-        if not np.isfinite(self.lengths).all():
-            raise ValueError("features are not finite")
-        self.unit_of = ancestors(levels)
-        self._means: dict[str, np.ndarray] = {}
+    def scores(self, query: np.ndarray, level: str, units: np.ndarray | None = None) -> np.ndarray:
+        """[U] in [-1, 1] of all units of a level, or [n] of the `units` [n]; `query`: [F] its direction.
 
-    def ask(self, query: np.ndarray) -> Asked:
-        """`query`: [F] the encoder's features of it."""
-        direction = query / max(float(np.linalg.norm(query)), SMALLEST_LENGTH)
-        sought = torch.from_numpy(direction)
-        # Copied, for PyTorch asks for memory that may be written to, and a file's may not.
-        blocks = (part[at : at + BLOCK].copy() for part in self._features() for at in range(0, len(part), BLOCK))
-        products = torch.cat([torch.from_numpy(block).float() @ sought for block in blocks]).numpy()
-        return Asked(direction, products / np.maximum(self.lengths, SMALLEST_LENGTH))
+        Raises ValueError for directions that are damaged.
+        """
+        first = self.first[level]
+        if units is None:
+            best = np.maximum.reduceat(self._cosines(self.lowest, query), first[:-1])
+            return (best + self._cosines(level, query)) / 2
+        counts = first[units + 1] - first[units]
+        starts = np.cumsum(counts) - counts
+        passages = np.arange(counts.sum()) + np.repeat(first[units] - starts, counts)
+        best = np.maximum.reduceat(self._cosines(self.lowest, query, passages), starts)
+        return (best + self._cosines(level, query, units)) / 2
 
-    def scores(self, asked: Asked, level: str) -> np.ndarray:
-        """[U] in [-1, 1], of all units of a level."""
-        means, units = self._mean_directions(level), self.unit_of[level]
-        best = np.maximum.reduceat(asked.cosines, np.searchsorted(units, np.arange(len(means))))
-        return (best + means @ asked.direction) / 2
+    def best(self, query: np.ndarray, level: str, unit: int) -> int:
+        """The passage of a unit that is nearest to the query."""
+        first, after = self.first[level][unit : unit + 2]
+        return int(first) + int(self._cosines(self.lowest, query, np.arange(first, after)).argmax())
 
-    def best(self, asked: Asked, level: str, unit: int) -> tuple[int, str]:
-        """The passage of a unit that is nearest to the query: its number in the unit, from 1, and its text."""
-        first, after = np.searchsorted(self.unit_of[level], [unit, unit + 1])
-        chosen = int(asked.cosines[first:after].argmax())
-        return chosen + 1, self.units.column("text")[int(first) + chosen].as_py()
+    def place(self, level: str, unit: int) -> dict[str, int]:
+        """By level down to `level`, which of its document's units a unit is in, from 1; without a top that has one
+        unit a document."""
+        passage = self.first[level][unit]
+        levels = list(self.first)
+        own = self.documents[np.searchsorted(self.documents, self.unit_of(levels[0], passage), side="right") - 1]
+        begins = self.first[levels[0]][own]
+        has_several = len(self.documents) < len(self.first[levels[0]]) - 1
+        return {
+            name: int(self.unit_of(name, passage) - self.unit_of(name, begins)) + 1
+            for name in levels[0 if has_several else 1 : levels.index(level) + 1]
+        }
 
-    def _mean_directions(self, level: str) -> np.ndarray:
-        """[U, F] of length 1: the mean of each unit's passages."""
-        if level not in self._means:
-            units, first = self.unit_of[level], 0
-            total = np.zeros((int(units.max()) + 1, self.units.schema.field("features").type.list_size), np.float32)
-            for part in self._features():
-                np.add.at(total, units[first : first + len(part)], part.astype(np.float32))
-                first += len(part)
-            self._means[level] = total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), SMALLEST_LENGTH)
-        return self._means[level]
+    def unit_of(self, level: str, passages: np.ndarray) -> np.ndarray:
+        """[..] the units of `level` that `passages` [..] are in."""
+        return np.searchsorted(self.first[level], passages, side="right") - 1
 
-    def _features(self) -> Iterator[np.ndarray]:
-        return embeddings_of(self.units, "features")
+    def _cosines(self, level: str, query: np.ndarray, units: np.ndarray | None = None) -> np.ndarray:
+        directions = self.directions[level]
+        if units is None:
+            cosines = np.concatenate([block @ query for block in directions.blocks(BLOCK)])
+        else:
+            cosines = directions[units] @ query
+        if not np.isfinite(cosines).all():
+            raise ValueError(f"'{self.index}' is damaged (a direction is not finite); {AGAIN}")
+        return cosines

@@ -6,13 +6,15 @@ Shapes: Z latent size, F size of the encoder's features.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
 from textvae.data.document import SourceDocument
-from textvae.data.text.segmentation import normalise
+from textvae.data.text.segmentation import normalise, split_paragraphs
+from textvae.search.similarity import SMALLEST_LENGTH
 from textvae.text_vae import HierarchicalTextVAE
 
 
@@ -36,6 +38,29 @@ def one_sentence(query: str, hierarchy: Sequence[str]) -> SourceDocument:
     return SourceDocument("query", units=units)
 
 
+class Asked:
+    """A query and what the model reads in it, once, whatever it is then compared with.
+
+    Raises ValueError for a query without text.
+    """
+
+    def __init__(self, model: HierarchicalTextVAE, query: str) -> None:
+        self.model, self.text = model, checked_query(query)
+        self._latents: dict[str, np.ndarray] = {}
+
+    @cached_property
+    def direction(self) -> np.ndarray:
+        """[F] that of the encoder's features."""
+        features = query_features(self.model, self.text)
+        return features / max(float(np.linalg.norm(features)), SMALLEST_LENGTH)
+
+    def latents(self, level: str) -> np.ndarray:
+        """[Z] as `embed_query` gives them."""
+        if level not in self._latents:
+            self._latents[level] = embed_query(self.model, self.text, level)
+        return self._latents[level]
+
+
 def embed_query(model: HierarchicalTextVAE, query: str, level: str) -> np.ndarray:
     """[Z] in float32: that of the query as `one_sentence` makes a document of it (the mean, where it is several
     units). Raises ValueError for a query without text and for a level that the model does not have."""
@@ -50,5 +75,12 @@ def embed_query(model: HierarchicalTextVAE, query: str, level: str) -> np.ndarra
 def query_features(model: HierarchicalTextVAE, query: str) -> np.ndarray:
     """[F] in float32: the mean of the encoder's states of the query's sentences. Raises ValueError for a query without
     text."""
-    batch = model.batch(model.process(SourceDocument("query", text=checked_query(query))))
+    text, hierarchy = checked_query(query), model.config.hierarchy
+    source = SourceDocument("query", text=text)
+    if len(hierarchy) > 3:
+        units: list[Any] = split_paragraphs(text)
+        for _ in hierarchy[3:]:
+            units = [units]
+        source = SourceDocument("query", units=units)
+    batch = model.batch(model.process(source))
     return model.sentence_features(batch).float().mean(0).cpu().numpy()

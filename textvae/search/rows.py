@@ -1,9 +1,9 @@
 """Documents that are embedded together -> their units, as an index stores them.
 
-Embeddings are posterior means, inferred with the ancestors' means. Beside those of the lowest level stand the
-pretrained encoder's pooled states of the same units, which short queries are found by.
+Embeddings are posterior means, inferred with the ancestors' means. Beside them stand the pretrained encoder's states,
+pooled over the same units, which short queries are found by.
 
-Shapes: U_l units of level l, Z_l its latent size.
+Shapes: S sentences, U_l units of level l, Z_l its latent size, F size of the encoder's features.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from textvae.data.batch import DocumentBatch
@@ -27,11 +29,8 @@ from textvae.text_vae import HierarchicalTextVAE
 def level_sizes(model: HierarchicalTextVAE) -> dict[str, LevelSize]:
     """By level of the model, top first."""
     assert model.encoder is not None
-    lowest, features = model.level_names[-1], model.encoder.feature_size
-    return {
-        name: LevelSize(model.hierarchy.stack[name].latent_size, features if name == lowest else 0)
-        for name in model.level_names
-    }
+    features = model.encoder.feature_size
+    return {name: LevelSize(model.hierarchy.stack[name].latent_size, features) for name in model.level_names}
 
 
 @torch.no_grad()
@@ -59,6 +58,7 @@ def unit_rows(
         if above is not None:
             ancestors = group.batch.ancestor(level, group.batch.level_number(above)).tolist()
             parents = [before[above] + ancestor for ancestor in ancestors]
+        start, end = unit_spans(group.members, group.batch, level).T
         columns = {
             "row": [first_row + group.rows[document] for document in documents],
             "document": [member.id for member in members],
@@ -67,13 +67,13 @@ def unit_rows(
             "label": [member.label for member in members],
             "parent": parents,
             "text": unit_texts(group.members, group.batch, level),
+            "start": start,
+            "end": end,
             "normaliser": _normalisers(model, group.batch, down_to),
         }
-        stored = None
-        if name == model.level_names[-1]:
-            units = group.batch.ancestor(len(group.batch.levels) - 1, level)
-            stored = segment_mean(features, units, len(latents.mean)).half().cpu().numpy()
-        yield name, UnitRows(latents.mean.float().cpu().numpy(), columns, stored)
+        units = group.batch.ancestor(len(group.batch.levels) - 1, level)
+        directions = F.normalize(segment_mean(features, units, len(latents.mean)), dim=-1)
+        yield name, UnitRows(latents.mean.float().cpu().numpy(), directions.half().cpu().numpy(), columns)
         above = name
 
 
@@ -87,16 +87,26 @@ def _normalisers(model: HierarchicalTextVAE, batch: DocumentBatch, means: Mappin
 
 
 def unit_texts(documents: Sequence[EncodedDocument], batch: DocumentBatch, level: int) -> list[str]:
-    """The text of every unit of a level: its lowest parents' (sentences as they were separated), between blank
-    lines."""
+    """[U_l] the text of every unit of a level, a part of its document's."""
+    texts, document = [document.text() for document in documents], batch.ancestor(level, 0).tolist()
+    spans = unit_spans(documents, batch, level).tolist()
+    return [texts[number][start:end] for number, (start, end) in zip(document, spans, strict=True)]
+
+
+def unit_spans(documents: Sequence[EncodedDocument], batch: DocumentBatch, level: int) -> np.ndarray:
+    """[U_l, 2] where in its document's text every unit of a level begins and ends, in characters; a sentence without
+    the separator before it."""
     sentences = [sentence for document in documents for sentence in document.sentences]
     lowest = len(batch.levels) - 1
+    document, unit = (batch.ancestor(lowest, above).numpy(force=True) for above in (0, level))
+    parent = batch.ancestor(lowest, max(0, lowest - 1)).numpy(force=True)
+    # Blank lines stand between parents. What was counted before a document begins does not count.
+    between = len("\n\n") * (np.diff(parent, prepend=parent[:1]) > 0)
+    end = np.cumsum([len(sentence) for sentence in sentences] + between)
+    start = end - [len(sentence) for sentence in sentences]
+    before = start[np.searchsorted(document, document)]
     if level == lowest:
-        return [sentence.strip() for sentence in sentences]
-    parents = [""] * len(batch.levels[lowest - 1])
-    for parent, sentence in zip(batch.levels[lowest].parent.tolist(), sentences, strict=True):
-        parents[parent] += sentence
-    texts: list[list[str]] = [[] for _ in range(len(batch.levels[level]))]
-    for unit, text in zip(batch.ancestor(lowest - 1, level).tolist(), parents, strict=True):
-        texts[unit].append(text)
-    return ["\n\n".join(parts) for parts in texts]
+        separators = [len(sentence) - len(sentence.lstrip()) for sentence in sentences]
+        return np.stack([start - before + separators, end - before], axis=1)
+    first, after = (np.searchsorted(unit, np.arange(unit[-1] + 1), side) for side in ("left", "right"))
+    return np.stack([(start - before)[first], (end - before)[after - 1]], axis=1)

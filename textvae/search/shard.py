@@ -26,7 +26,7 @@ class LevelSize:
     latent: int
     """Z"""
     features: int
-    """F, 0 where none are stored."""
+    """F"""
 
 
 class ShardWriter:

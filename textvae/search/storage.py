@@ -5,6 +5,7 @@ INDEX/embedding.json                what was embedded into it last, and how (`se
 INDEX/SHARD/shard.json              a shard: its documents, in the order of the data; of every level units and moments
 INDEX/SHARD/LEVEL.arrow             the units of a level (`search.units`)
 INDEX/SHARD/LEVEL.postings.arrow    their words (`search.postings`)
+INDEX/neighbours/                   made of all this, and not part of it (`search.neighbours`)
 
 A shard is whole or not there, and is part of the index once `index.json` names it.
 
@@ -33,7 +34,7 @@ T = TypeVar("T")
 
 INDEX_FILE = "index.json"
 SHARD_FILE = "shard.json"
-FORMAT = 8
+FORMAT = 9
 AGAIN = "make it again with textvae embed"
 """What to do about a damaged file."""
 _LEVEL_NAME = re.compile(r"\w[\w-]*")
@@ -52,8 +53,6 @@ class LevelDescription:
     """[Z] of the embeddings of all units."""
     std: Numbers
     """[Z] their standard deviation; zero where there is but one."""
-    features: NonNegativeInt = 0
-    """F of the lowest level, whose units are stored with the pretrained encoder's pooled states, too; 0 above."""
 
     @property
     def varies(self) -> bool:
@@ -82,8 +81,8 @@ class ShardLevel:
     """[Z] of their embeddings."""
     squares: Numbers
     """[Z] summed squared deviations from it."""
-    features: NonNegativeInt
-    """As in `LevelDescription`."""
+    features: PositiveInt
+    """F"""
     sha256: str
     """Of its file."""
     postings: str

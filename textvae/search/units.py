@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 import pyarrow
 import pyarrow.compute
+import torch
 
 from textvae.damage import verify
 from textvae.search.storage import AGAIN, IndexDescription, ShardLevel
 
 
-def unit_schema(size: int, feature_size: int = 0) -> pyarrow.Schema:
-    """Columns of a level whose latents have `size` dimensions; of the lowest with its `feature_size` features."""
-    features = {"features": pyarrow.list_(pyarrow.float16(), feature_size)} if feature_size else {}
+def unit_schema(size: int, feature_size: int) -> pyarrow.Schema:
+    """Columns of a level whose latents have `size` dimensions, the encoder's features `feature_size`."""
     return pyarrow.schema(
-        features
-        | {
+        {
+            "direction": pyarrow.list_(pyarrow.float16(), feature_size),  # of the encoder's features, of length 1
             "row": pyarrow.int64(),  # number of the document among all that were ever embedded
             "document": pyarrow.string(),  # its id
             "source_id": pyarrow.string(),
@@ -32,6 +32,8 @@ def unit_schema(size: int, feature_size: int = 0) -> pyarrow.Schema:
             "label": pyarrow.string(),
             "parent": pyarrow.int64(),  # row of the unit of the next level above, in the same shard; null at the top
             "text": pyarrow.string(),
+            "start": pyarrow.int64(),  # of the text in its document's, in characters
+            "end": pyarrow.int64(),
             "length": pyarrow.int32(),  # words that BM25 counts, at the top of the title, too
             "normaliser": pyarrow.float32(),  # of its words (`search.words`); null for a model without topics
             "embedding": pyarrow.list_(pyarrow.float32(), size),
@@ -45,15 +47,13 @@ class UnitRows:
 
     embeddings: np.ndarray
     """[R, Z] in float32."""
+    directions: np.ndarray
+    """[R, F] in float16."""
     columns: Mapping[str, Sequence[Any] | pyarrow.Array]
     """By name, the columns of `unit_schema` that are no vectors; `length` is counted when they are written."""
-    features: np.ndarray | None = None
-    """[R, F] in float16, of the lowest level."""
 
     def batch(self, schema: pyarrow.Schema) -> pyarrow.RecordBatch:
-        vectors = {"embedding": _vectors(self.embeddings)}
-        if self.features is not None:
-            vectors["features"] = _vectors(self.features)
+        vectors = {"embedding": _vectors(self.embeddings), "direction": _vectors(self.directions)}
         arrays = [vectors[field.name] if field.name in vectors else self._column(field) for field in schema]
         return pyarrow.RecordBatch.from_arrays(arrays, schema=schema)
 
@@ -101,11 +101,10 @@ def read_units(folder: Path, shard: str, name: str, level: ShardLevel) -> pyarro
         table = mapped(folder / shard, name)
         if table.schema != unit_schema(len(level.mean), level.features) or len(table) != level.units:
             raise pyarrow.ArrowInvalid(f"{len(table)} rows of {', '.join(table.schema.names)}, not {level.units}")
-        vectors = ("embedding", "features") if level.features else ("embedding",)
-        for column in ("parent", *vectors):
+        for column in ("parent", "embedding", "direction"):
             table.column(column).validate(full=True)
-        if any(table.column(column).null_count for column in ("length", *vectors)):
-            raise pyarrow.ArrowInvalid("an embedding or a length is null")
+        if any(table.column(column).null_count for column in ("length", "embedding", "direction")):
+            raise pyarrow.ArrowInvalid("a vector or a length is null")
     except (pyarrow.ArrowException, OSError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"'{path}' is damaged ({reason}); {AGAIN}") from None
@@ -130,7 +129,39 @@ def ancestors(levels: Mapping[str, pyarrow.Table]) -> dict[str, np.ndarray]:
     return found
 
 
-def embeddings_of(units: pyarrow.Table, column: str = "embedding") -> Iterator[np.ndarray]:
-    """[R, Z] in float32 (`features`: [R, F] in float16), a view of the file, one part of the units after the other."""
+def embeddings_of(units: pyarrow.Table) -> Iterator[np.ndarray]:
+    """[R, Z] in float32, a view of the file, one part of the units after the other."""
+    return _rows_of(units, "embedding")
+
+
+class Directions:
+    """[U, F] in float16, those of the encoder's features of all units of a level, which stay in their files."""
+
+    def __init__(self, units: pyarrow.Table) -> None:
+        self.parts = list(_rows_of(units, "direction"))
+        self._first = np.cumsum([0, *map(len, self.parts)])
+        self.size = units.schema.field("direction").type.list_size
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    def blocks(self, size: int) -> Iterator[np.ndarray]:
+        """[R, F] in float32, at most `size` rows at a time."""
+        for part in self.parts:
+            for at in range(0, len(part), size):
+                # By PyTorch, which is faster; copied, for it asks for memory that may be written to.
+                yield torch.from_numpy(part[at : at + size].copy()).float().numpy()
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """[n, F] in float32 of the rows [n]."""
+        found = np.empty((len(rows), self.size), dtype=np.float32)
+        part_of = np.searchsorted(self._first, rows, side="right") - 1
+        for number in np.unique(part_of):
+            here = part_of == number
+            found[here] = self.parts[number][rows[here] - self._first[number]]
+        return found
+
+
+def _rows_of(units: pyarrow.Table, column: str) -> Iterator[np.ndarray]:
     for chunk in units.column(column).chunks:
         yield chunk.flatten().to_numpy().reshape(len(chunk), -1)
