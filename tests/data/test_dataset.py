@@ -2,6 +2,7 @@
 data apart."""
 
 import json
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,12 +57,37 @@ def test_a_source_is_counted_as_prepare_counts_it(
     opened = open_documents(source, make_processor(), "train", options=SourceOptions(fields, max_document_sentences=6))
     assert opened.account == prepared.splits["train"]
     stored = load_prepared(tmp_path / "out", "train").documents
-    assert opened.ids == list(stored.ids) == stored.ids[:]
+    assert list(opened.ids) == list(stored.ids) == stored.ids[:]
     assert (stored.ids[-1], stored.ids[1:3]) == (opened.ids[-1], opened.ids[1:3])
     assert stored.num_sources == opened.num_sources
     assert (opened.num_sources, opened.account.documents_set_aside) == (4, 1)
     assert "set aside 'blank': it holds no sentence" in str(opened)
     assert f"{len(opened)} sections of 4 documents" in str(opened)
+
+
+def test_what_was_read_lies_in_a_file_as_long_as_it_is_used(tmp_path: Path, make_processor) -> None:
+    records = [{"id": f"d{number}", "text": STORY} for number in range(300)] + [{"id": "bad", "text": [1]}]
+    source, scratch = tmp_path / "a.jsonl", tmp_path / "scratch"
+    scratch.mkdir()
+    write_jsonl(source, records[:-1])
+    tracemalloc.start()
+    try:
+        opened = open_documents(str(source), make_processor(), scratch=scratch)
+        held = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, "*textvae/data/*")])
+    finally:
+        tracemalloc.stop()
+    # Sentences and tokens of one document take more than two kilobytes.
+    assert sum(block.size for block in held.traces) < 300 * 500
+    few = opened.select([7])
+    del opened
+    (folder,) = scratch.iterdir()
+    assert [path.name for path in folder.iterdir()] == ["documents.arrow"]
+    assert few.read(0).text() == "\n\n".join(PARAGRAPHS)
+    del few
+    assert not list(scratch.iterdir())
+    with pytest.raises(ValueError, match="bad"):
+        open_documents(str(write_jsonl(source, records)), make_processor(), scratch=scratch)
+    assert not list(scratch.iterdir())
 
 
 def test_what_is_passed_over_is_said(tmp_path: Path, make_processor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from textvae.cli.common import add_model, add_ray, load_model, ray_workers
 from textvae.cli.evaluation import evaluation_process, own_device
@@ -50,7 +51,9 @@ def run(arguments: argparse.Namespace) -> None:
     process = evaluation_process(arguments.device)
     # With workers, this process does not run the model.
     model = load_model(arguments, device=own_device(arguments, process) if workers is None else "cpu")
-    documents = open_source(arguments, arguments.source, model, arguments.split)
+    beside = Path(arguments.out).absolute().parent  # where the machines of a cluster see it
+    beside.mkdir(parents=True, exist_ok=True)
+    documents = open_source(arguments, arguments.source, model, arguments.split, beside)
     if process.is_main_process:
         print(documents)
     index = embed_corpus(

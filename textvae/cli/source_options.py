@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from textvae.data.dataset import Documents, open_documents
@@ -46,8 +47,10 @@ def source_options(arguments: argparse.Namespace) -> SourceOptions:
     return SourceOptions(field_names(arguments), arguments.language, arguments.max_document_sentences)
 
 
-def open_source(arguments: argparse.Namespace, source: str, model: HierarchicalTextVAE, split: str) -> Documents:
-    """The documents of a prepared data set or any source, as the options say.
+def open_source(
+    arguments: argparse.Namespace, source: str, model: HierarchicalTextVAE, split: str, scratch: Path | None = None
+) -> Documents:
+    """The documents of a prepared data set or any source, as the options say; `scratch` as of `open_documents`.
 
     `print(documents)` says how many, of how many sources, and what was set aside. Raises ValueError as
     `open_documents` does.
@@ -55,4 +58,5 @@ def open_source(arguments: argparse.Namespace, source: str, model: HierarchicalT
     from textvae.build import encoder_fingerprint  # whoever has a model has imported it
 
     encoder = partial(encoder_fingerprint, model)
-    return open_documents(source, model.processor, split, arguments.limit, source_options(arguments), encoder)
+    options = source_options(arguments)
+    return open_documents(source, model.processor, split, arguments.limit, options, encoder, scratch)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -13,12 +16,14 @@ import datasets
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from textvae.atomic import PARTIAL
 from textvae.damage import read_json_object, reading, verify
 from textvae.data.column import StoredColumn
 from textvae.data.document import EncodedDocument
 from textvae.data.fingerprint import DataFingerprint, EncoderFingerprint, data_fingerprint
 from textvae.data.plan import spread
-from textvae.data.prepare.stages import ARRAYS, count_batch, encode_documents
+from textvae.data.prepare.source import encode_into
+from textvae.data.prepare.stages import ARRAYS, count_batch
 from textvae.data.prepare.summary import SplitSummary
 from textvae.data.sources.corpus import CorpusOptions, SourceOptions, read_corpus
 from textvae.data.sources.folder import PassedOver, listed
@@ -122,11 +127,15 @@ def load_prepared(folder: str | os.PathLike[str], split: str) -> PreparedSplit:
         rows = datasets.load_from_disk(str(folder / split))
     if len(rows) != splits[split]:
         raise ValueError(f"split '{split}' of '{folder}' has {len(rows)} rows, not {splits[split]}; {remedy}")
-    arrays = [name for name in (*ARRAYS, "features") if name in rows.column_names]
-    rows = rows.with_format("numpy", columns=arrays, output_all_columns=True)
     counts = folder / WORD_COUNTS_FILE
     stored = np.load(counts, allow_pickle=False) if split == "train" and counts.is_file() else None
-    return PreparedSplit(rows, DocumentProcessor.from_pretrained(folder), described, stored)
+    return PreparedSplit(_with_arrays(rows), DocumentProcessor.from_pretrained(folder), described, stored)
+
+
+def _with_arrays(rows: datasets.Dataset) -> datasets.Dataset:
+    """Number sequences as NumPy arrays."""
+    arrays = [name for name in (*ARRAYS, "features") if name in rows.column_names]
+    return rows.with_format("numpy", columns=arrays, output_all_columns=True)
 
 
 def count_words(rows: datasets.Dataset, decoder: PreTrainedTokenizerBase) -> np.ndarray:
@@ -203,13 +212,15 @@ def open_documents(
     limit: int | None = None,
     options: SourceOptions | None = None,
     encoder: Callable[[], EncoderFingerprint | None] | None = None,
+    scratch: str | os.PathLike[str] | None = None,
 ) -> Documents:
     """At most `limit` documents spread evenly over `data`, tokenised as `processor` does.
 
     A source that is not prepared is segmented and tokenised now, as `options` say; one without splits is taken
-    whole, and what had to be set aside is in the `account`. Cached features are used only if they
-    are of the model's `encoder`. Raises ValueError for data that cannot be read, that
-    were prepared for another model, or that hold no document.
+    whole, and what had to be set aside is in the `account`. It lies in a file below `scratch` (default: where the
+    system keeps temporary files) while it is used, for memory may not hold it. Cached features are used only if they
+    are of the model's `encoder`. Raises ValueError for data that cannot be read, that were prepared for another model,
+    or that hold no document.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; it must be 1 or more")
@@ -220,7 +231,7 @@ def open_documents(
         if limit is not None:
             found = found.select(spread(limit, len(found)))
     else:
-        found = _read_source(data, processor, split, limit, options or SourceOptions())
+        found = _read_source(data, processor, split, limit, options or SourceOptions(), scratch)
     if not len(found):
         account = f":\n  {found.account.listed()}" if found.account else ""
         raise ValueError(f"'{data}' holds no document with text in split '{split}'{account}")
@@ -241,7 +252,12 @@ def _without_foreign_features(
 
 
 def _read_source(
-    data: str, processor: DocumentProcessor, split: str, limit: int | None, options: SourceOptions
+    data: str,
+    processor: DocumentProcessor,
+    split: str,
+    limit: int | None,
+    options: SourceOptions,
+    scratch: str | os.PathLike[str] | None,
 ) -> Documents:
     corpus = read_corpus(CorpusOptions(data, options.fields, limit, spread=True))
     splits = corpus.splits
@@ -250,8 +266,24 @@ def _read_source(
     sources = splits[split] if split in splits else next(iter(splits.values()))
     if options.language is not None:
         processor = processor.with_language(options.language)
-    members, account = encode_documents(sources, processor, options.max_document_sentences)
-    found = replace(Documents.of(members), account=account.summary(), passed_over=corpus.passed_over)
+    folder = Path(tempfile.mkdtemp(prefix=".textvae-", suffix=PARTIAL, dir=scratch))
+    try:
+        rows, account = encode_into(folder, sources, processor, options.max_document_sentences)
+        read = partial(_read_row, _with_arrays(rows))
+        # Mapped until then.
+        weakref.finalize(read, shutil.rmtree, folder, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    columns = {name: StoredColumn(rows.data.column(name)) for name in ("id", "source_id")}
+    found = Documents(
+        read,
+        rows.data.column("num_tokens").to_numpy(),
+        columns["id"],
+        columns["source_id"],
+        account.summary(),
+        corpus.passed_over,
+    )
     return found if limit is None else found.select(spread(limit, len(found)))
 
 

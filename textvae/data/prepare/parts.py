@@ -127,9 +127,14 @@ def read(reading: Reading, options: CorpusOptions, seed: int, raw: Path) -> None
     """Write the parts of `reading` below `raw`. Raises ValueError naming the file and place of what cannot be read."""
     with whole_folder(raw / reading.name) as folder:
         stamp = reading.stamp
-        parts = [_write_part(batches, folder, number, seed) for number, batches in _parts(_documents(reading, options))]
+        parts = write_parts(_documents(reading, options), folder, seed)
         said = {"stamp": stamp, "parts": parts}
         (folder / _READ_FILE).write_text(json.dumps(said) + "\n", encoding="utf-8")
+
+
+def write_parts(documents: Iterator[SourceDocument], folder: Path, seed: int) -> list[tuple[int, int]]:
+    """Into `folder`; of each its documents and the bytes of their text."""
+    return [_write_part(batches, folder, number, seed) for number, batches in _parts(documents)]
 
 
 def _documents(reading: Reading, options: CorpusOptions) -> Iterator[SourceDocument]:
@@ -177,7 +182,7 @@ def _size(row: dict[str, str | None]) -> int:
 
 def _write_part(batches: Iterator[_Batch], folder: Path, number: int, seed: int) -> tuple[int, int]:
     """Documents of the part, and bytes of their text."""
-    path = folder / f"part-{number:05}.arrow"
+    path = part_file(folder, number)
     numbers: list[tuple[int, int]] = []
     num_bytes = 0
     with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, _SCHEMA) as writer:
@@ -188,6 +193,10 @@ def _write_part(batches: Iterator[_Batch], folder: Path, number: int, seed: int)
             numbers += ((hash_of(str(row["id"])), place_of(str(row["id"]), seed)) for row in batch)
     save_array(path.with_suffix(".npy"), np.asarray(numbers, dtype=np.uint64))
     return len(numbers), num_bytes
+
+
+def part_file(folder: Path, number: int) -> Path:
+    return folder / f"part-{number:05}.arrow"
 
 
 def hash_of(name: str) -> int:
@@ -222,7 +231,7 @@ def parts_of(found: Sequence[Reading], raw: Path) -> list[RawPart]:
         sizes = json.loads((folder / _READ_FILE).read_text(encoding="utf-8"))["parts"]
         starts = accumulate((documents for documents, _ in sizes), initial=ends.get(reading.split, 0))
         for number, ((documents, num_bytes), first) in enumerate(zip(sizes, starts, strict=False)):
-            name, path = f"{reading.name}-{number:05}", folder / f"part-{number:05}.arrow"
+            name, path = f"{reading.name}-{number:05}", part_file(folder, number)
             parts.append(RawPart(name, reading.split, path, first, documents, num_bytes))
             ends[reading.split] = first + documents
     return parts

@@ -87,7 +87,7 @@ def encode(part: RawPart, places: Places, processor_sha256: str, max_sentences: 
     tokenizer = processor.decoder_tokenizer
     words = np.zeros(len(tokenizer), dtype=np.int64)
     with whole_folder(places.encoded / part.name) as folder, ExitStack() as stack:
-        writers: dict[str, _RowWriter] = {}
+        writers: dict[str, RowWriter] = {}
         for number, raw in enumerate(part.read()):
             split = SPLITS[division.destination[number]]
             document = from_row(raw)
@@ -98,7 +98,7 @@ def encode(part: RawPart, places: Places, processor_sha256: str, max_sentences: 
             if kept := kept_rows(rows):
                 if split not in writers:
                     counts = words if split == "train" else None
-                    writer = _RowWriter(folder / f"{split}.arrow", counts, tokenizer.eos_token_id)
+                    writer = RowWriter(folder / f"{split}.arrow", counts, tokenizer.eos_token_id)
                     writers[split] = stack.enter_context(writer)
                 writers[split].write(kept)
         stack.close()
@@ -113,7 +113,7 @@ def _processor(folder: str, sha256: str) -> DocumentProcessor:
     return DocumentProcessor.from_pretrained(folder)
 
 
-class _RowWriter:
+class RowWriter:
     """Writes encoded rows in batches, and counts their words."""
 
     def __init__(self, path: Path, counts: np.ndarray | None, end_id: int) -> None:
