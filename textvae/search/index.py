@@ -5,6 +5,7 @@ Shapes: U units, Z latent size.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from textvae.search.filters import Only, left_by
 from textvae.search.lexical import Lexical
 from textvae.search.passages import Asked, Passages
 from textvae.search.postings import read_postings
-from textvae.search.query import checked_query, embed_query, query_features
+from textvae.search.query import Queries
 from textvae.search.results import Passage, SearchResult
 from textvae.search.similarity import similarities
 from textvae.search.storage import SMALLEST_DEVIATION, IndexDescription, LevelDescription
@@ -33,6 +34,8 @@ under the unit's topics (`search.words`), nats per token; `encoder`, the passage
 encoder reads them (`search.passages`), in [-1, 1]; `bm25`, the query's very words (`search.lexical`); `both`, latents
 and words, and `hybrid`, encoder and BM25, each in standard deviations over the level's units, added by `WEIGHTS`."""
 
+PARTS: dict[By, tuple[By, By]] = {"both": ("latents", "words"), "hybrid": ("encoder", "bm25")}
+"""What is added."""
 WEIGHTS: dict[By, tuple[float, float]] = {"both": (1.0, 1.0), "hybrid": (3.0, 1.0)}
 """By what is added: how often the first and the second count. Most units hold no word of a query, so that the few that
 do lie more deviations above the mean by BM25 than the best do by the encoder, and would decide alone."""
@@ -87,29 +90,36 @@ class Index:
         level = self.levels[0] if level is None else level
         self._check(level, k)
         left = self._left(level, only)
-        asked = self._passages.ask(query_features(model, query))
-        return self._best(self._scores(model, query, level, by, asked), level, k, left, asked)
+        queries = Queries(model, [query])
+        asked = self._passages.ask(queries.features[0])
+        return self._best(self._scores(queries, 0, level, [by], asked)[by], level, k, left, asked)
 
     def scores(self, model: HierarchicalTextVAE, query: str, level: str, by: By) -> np.ndarray:
         """[U] of all units of a level, in their order. Raises ValueError as `search` does."""
-        asked = self._passages.ask(query_features(model, query)) if by in ("encoder", "hybrid") else None
-        return self._scores(model, query, level, by, asked)
+        return next(self.scores_of(Queries(model, [query]), level, [by]))[by]
 
-    def _scores(self, model: HierarchicalTextVAE, query: str, level: str, by: By, asked: Asked | None) -> np.ndarray:
-        """`asked`: the query, where it is sought by the encoder."""
-        found = []
-        if by in ("latents", "both"):
-            found.append(self._similarities(embed_query(model, query, level), level))
-        if by in ("words", "both"):
-            found.append(word_scores(model, *self._topics(model, level), checked_query(query)).cpu().numpy())
-        if by in ("encoder", "hybrid") and asked is not None:
-            found.append(self._passages.scores(asked, level))
-        if by in ("bm25", "hybrid"):
-            found.append(self._lexical(level).scores(checked_query(query)))
-        if len(found) == 1:
-            return found[0]
-        standard = [(scores - scores.mean()) / max(scores.std(), SMALLEST_DEVIATION) for scores in found]
-        return sum(weight * scores for weight, scores in zip(WEIGHTS[by], standard, strict=True))
+    def scores_of(self, queries: Queries, level: str, kinds: Sequence[By]) -> Iterator[dict[By, np.ndarray]]:
+        """For one query after the other, by each of `kinds`, the scores [U] that `scores` gives; what several kinds
+        have in common is found once."""
+        for number in range(len(queries)):
+            yield self._scores(queries, number, level, kinds)
+
+    def _scores(
+        self, queries: Queries, number: int, level: str, kinds: Sequence[By], asked: Asked | None = None
+    ) -> dict[By, np.ndarray]:
+        """Of the query `number`; `asked`: the same, where it was compared with the passages before."""
+        wanted = {part for by in kinds for part in PARTS.get(by, (by,))}
+        found: dict[By, np.ndarray] = {}
+        if "latents" in wanted:
+            found["latents"] = self._similarities(queries.latents(level)[number], level)
+        if "words" in wanted:
+            topics = self._topics(queries.model, level)
+            found["words"] = word_scores(queries.model, *topics, queries.texts[number]).cpu().numpy()
+        if "encoder" in wanted:
+            found["encoder"] = self._passages.scores(asked or self._passages.ask(queries.features[number]), level)
+        if "bm25" in wanted:
+            found["bm25"] = self._lexical(level).scores(queries.texts[number])
+        return {by: found[by] if by in found else _added(by, found) for by in kinds}
 
     def nearest(self, sought: np.ndarray, level: str, k: int = 10, only: Only | None = None) -> list[SearchResult]:
         """The `k` units of `level` nearest to an embedding [Z], among those that `only` leaves.
@@ -235,3 +245,10 @@ class Index:
             reason = str(error).splitlines()[0]
             raise ValueError(f"'{self.folder}' is damaged ({reason}); embed the corpus again") from None
         return part.to_pylist()[0]
+
+
+def _added(by: By, found: Mapping[By, np.ndarray]) -> np.ndarray:
+    """[U] the weighted sum of the parts, each in standard deviations over the units."""
+    parts = [found[part] for part in PARTS[by]]
+    standard = [(scores - scores.mean()) / max(scores.std(), SMALLEST_DEVIATION) for scores in parts]
+    return sum(weight * scores for weight, scores in zip(WEIGHTS[by], standard, strict=True))
