@@ -13,7 +13,7 @@ from tiny import DOCUMENT
 from transformers import AutoModel, AutoTokenizer
 
 from textvae.build import FrozenEncoder, build_model, encoder_fingerprint
-from textvae.data.dataset import load_prepared, open_documents
+from textvae.data.dataset import ids_in, load_prepared, open_documents
 from textvae.data.fingerprint import data_fingerprint
 from textvae.data.prepare.pipeline import PrepareOptions, prepare
 from textvae.data.sources.corpus import SourceOptions
@@ -62,6 +62,9 @@ def test_a_source_is_counted_as_prepare_counts_it(
     assert (opened.num_sources, opened.account.documents_set_aside) == (4, 1)
     assert "set aside 'blank': it holds no sentence" in str(opened)
     assert f"{len(opened)} sections of 4 documents" in str(opened)
+    named = {"plain", "blank", "long", "cut"}
+    assert ids_in(source, "train", fields) == named
+    assert ids_in(str(tmp_path / "out"), "train", fields) == named | {"plain~2"}
 
 
 def test_what_is_passed_over_is_said(tmp_path: Path, make_processor) -> None:
