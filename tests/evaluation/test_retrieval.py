@@ -164,7 +164,14 @@ def test_a_beir_folder_is_its_three_files(run: str, files: dict[str, Path], tmp_
 
 
 @pytest.mark.parametrize(
-    "given", [[], ["--corpus=C", "--queries=Q"], ["--beir=B", "--qrels=R"], ["--corpus=C", "--qrels-split=dev"]]
+    "given",
+    [
+        [],
+        ["--corpus=C", "--queries=Q"],
+        ["--beir=B", "--qrels=R"],
+        ["--beir=B", "--corpus=C", "--queries=Q", "--qrels=R"],
+        ["--qrels-split=dev", "--corpus=C", "--queries=Q", "--qrels=R"],
+    ],
 )
 def test_a_collection_is_a_folder_or_three_files(
     given: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
