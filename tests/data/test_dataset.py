@@ -14,7 +14,7 @@ from tiny import DOCUMENT
 from transformers import AutoModel, AutoTokenizer
 
 from textvae.build import FrozenEncoder, build_model, encoder_fingerprint
-from textvae.data.dataset import load_prepared, open_documents
+from textvae.data.dataset import ids_in, load_prepared, open_documents
 from textvae.data.fingerprint import data_fingerprint
 from textvae.data.prepare.pipeline import PrepareOptions, prepare
 from textvae.data.sources.corpus import SourceOptions
@@ -63,6 +63,9 @@ def test_a_source_is_counted_as_prepare_counts_it(
     assert (opened.num_sources, opened.account.documents_set_aside) == (4, 1)
     assert "set aside 'blank': it holds no sentence" in str(opened)
     assert f"{len(opened)} sections of 4 documents" in str(opened)
+    named = {"plain", "blank", "long", "cut"}
+    assert ids_in(source, "train", fields) == named
+    assert ids_in(str(tmp_path / "out"), "train", fields) == named | {"plain~2"}
 
 
 def test_what_was_read_lies_in_a_file_as_long_as_it_is_used(tmp_path: Path, make_processor) -> None:
@@ -85,7 +88,7 @@ def test_what_was_read_lies_in_a_file_as_long_as_it_is_used(tmp_path: Path, make
     assert few.read(0).text() == "\n\n".join(PARAGRAPHS)
     del few
     assert not list(scratch.iterdir())
-    with pytest.raises(ValueError, match="bad"):
+    with pytest.raises(ValueError, match="line 301"):
         open_documents(str(write_jsonl(source, records)), make_processor(), scratch=scratch)
     assert not list(scratch.iterdir())
 

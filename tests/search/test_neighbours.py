@@ -146,6 +146,6 @@ def test_neighbours_are_made_again_and_damage_is_said(
 
 
 def test_a_query_is_read_once_for_all_searches(model: HierarchicalTextVAE, index: Path) -> None:
-    asked = Asked(model, QUERIES[0])
+    asked = Asked.of(model, QUERIES[0])
     for by in ("encoder", "latents", "hybrid"):
         assert Index(index).search(model, asked, by=by) == Index(index).search(model, QUERIES[0], by=by)

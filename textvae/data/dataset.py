@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,13 +19,13 @@ from transformers import PreTrainedTokenizerBase
 from textvae.atomic import PARTIAL
 from textvae.damage import read_json_object, reading, verify
 from textvae.data.column import StoredColumn
-from textvae.data.document import EncodedDocument
+from textvae.data.document import EncodedDocument, SourceDocument
 from textvae.data.fingerprint import DataFingerprint, EncoderFingerprint, data_fingerprint
 from textvae.data.plan import spread
 from textvae.data.prepare.source import encode_into
 from textvae.data.prepare.stages import ARRAYS, count_batch
 from textvae.data.prepare.summary import SplitSummary
-from textvae.data.sources.corpus import CorpusOptions, SourceOptions, read_corpus
+from textvae.data.sources.corpus import Corpus, CorpusOptions, SourceOptions, read_corpus
 from textvae.data.sources.folder import PassedOver, listed
 from textvae.data.sources.records import FieldNames
 from textvae.data.text.processor import DocumentProcessor
@@ -238,6 +238,16 @@ def open_documents(
     return found
 
 
+def ids_in(data: str, split: str, fields: FieldNames) -> set[str]:
+    """Of all documents of a source, as `open_documents` reads it, those without text too; of prepared data, of all that
+    `prepare` kept or names as set aside. Raises ValueError as `open_documents` does."""
+    if (Path(data) / METADATA_FILE).is_file():
+        prepared = load_prepared(data, split)
+        set_aside = prepared.metadata["splits"][split].get("set_aside", ())
+        return {*prepared.column("source_id"), *(entry["id"] for entry in set_aside)}
+    return {document.id for document in _of_split(read_corpus(CorpusOptions(data, fields)), split, data)}
+
+
 def _without_foreign_features(
     prepared: PreparedSplit, encoder: Callable[[], EncoderFingerprint | None] | None
 ) -> Documents:
@@ -260,10 +270,7 @@ def _read_source(
     scratch: str | os.PathLike[str] | None,
 ) -> Documents:
     corpus = read_corpus(CorpusOptions(data, options.fields, limit, spread=True))
-    splits = corpus.splits
-    if split not in splits and len(splits) > 1:
-        raise ValueError(f"'{data}' has no split '{split}'; it has {', '.join(splits)}")
-    sources = splits[split] if split in splits else next(iter(splits.values()))
+    sources = _of_split(corpus, split, data)
     if options.language is not None:
         processor = processor.with_language(options.language)
     folder = Path(tempfile.mkdtemp(prefix=".textvae-", suffix=PARTIAL, dir=scratch))
@@ -285,6 +292,13 @@ def _read_source(
         corpus.passed_over,
     )
     return found if limit is None else found.select(spread(limit, len(found)))
+
+
+def _of_split(corpus: Corpus, split: str, data: str) -> Iterable[SourceDocument]:
+    splits = corpus.splits
+    if split not in splits and len(splits) > 1:
+        raise ValueError(f"'{data}' has no split '{split}'; it has {', '.join(splits)}")
+    return splits[split] if split in splits else next(iter(splits.values()))
 
 
 def _check_same(prepared: DocumentProcessor, model: DocumentProcessor, data: str) -> None:

@@ -8,6 +8,7 @@ Shapes: N texts, U units of a level, Z latent size.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
@@ -21,14 +22,17 @@ from torch import Tensor, nn
 
 from textvae.data.dataset import Documents
 from textvae.data.document import SourceDocument
+from textvae.data.text.segmentation import normalise
 from textvae.devices import choose_device
 from textvae.runs import load_run
 from textvae.search.embed import embed_corpus
 from textvae.search.embedder import TextEmbedder
 from textvae.search.export import load_exported
 from textvae.search.index import By, Index
+from textvae.search.query import Queries
 from textvae.text_vae import HierarchicalTextVAE
 
+logger = logging.getLogger("textvae")
 HELD = 8192
 """Documents that are held while they are embedded."""
 
@@ -55,10 +59,17 @@ class LatentEncoder:
 
     def encode(self, inputs: Iterable[Mapping[str, Any]], *, prompt_type: Any = None, **kwargs: Any) -> np.ndarray:
         """[N, Z] of the texts in batches that have a `text`. Queries are read as one sentence each, as `textvae search`
-        reads them. Raises ValueError for an empty text."""
+        reads them. An empty text is a row of zeros, whose cosines are all 0."""
         texts = [text for batch in inputs for text in batch["text"]]
+        written = [number for number, text in enumerate(texts) if normalise(text)]
         as_queries = getattr(prompt_type, "value", prompt_type) == "query"
-        return torch.cat(self.embedder.read(texts, show_progress_bar=False, as_queries=as_queries)).numpy()
+        units = self.embedder.read(
+            [texts[number] for number in written], show_progress_bar=False, as_queries=as_queries
+        )
+        found = np.zeros((len(texts), self.embedder.size), np.float32)
+        if written:
+            found[written] = torch.cat(units)
+        return found
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Tensor:
         """Cosines [N, M] of [N, Z] and [M, Z]."""
@@ -93,10 +104,14 @@ class IndexSearch:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._index: Index | None = None
         self._ids: list[str] = []
+        self._without_text: set[str] = set()
 
     def index(self, corpus: Iterable[Mapping[str, Any]], **kwargs: Any) -> None:
-        """Embed documents with `id`, `text` and, if they have one, a `title`, which is read before the text."""
-        rows, self._ids = iter(corpus), []
+        """Embed documents with `id`, `text` and, if they have one, a `title`, which is read before the text.
+
+        Those without text are counted, and never found. Raises ValueError where none has text.
+        """
+        rows, self._ids, self._without_text = iter(corpus), [], set()
         self.close()
         self._folder = tempfile.TemporaryDirectory(prefix="textvae-")
         out = Path(self._folder.name) / "index"
@@ -104,9 +119,16 @@ class IndexSearch:
             sources = [
                 SourceDocument(str(row["id"]), text=f"{row.get('title') or ''} {row['text']}".strip()) for row in some
             ]
-            self._ids += [source.id for source in sources]
-            documents = Documents.of(self.model.process(sources))
-            embed_corpus(self.model, documents, out, self.name, append=out.exists())
+            written = [source for source in sources if source.has_text]
+            self._without_text |= {source.id for source in sources if not source.has_text}
+            self._ids += [source.id for source in written]
+            if written:
+                documents = Documents.of(self.model.process(written))
+                embed_corpus(self.model, documents, out, self.name, append=out.exists())
+        if not self._ids:
+            raise ValueError("the corpus holds no document with text")
+        if self._without_text:
+            logger.warning("%d documents have no text, and are never found", len(self._without_text))
         self._index = Index(out)
 
     def search(
@@ -119,18 +141,24 @@ class IndexSearch:
     ) -> dict[str, dict[str, float]]:
         """By query, the scores of its `top_k` documents, among those of `top_ranked` if there are such.
 
-        Raises ValueError for an empty query and where nothing was indexed.
+        What shares no word with the query is not found by `bm25`, and nothing by an empty query, but for one document
+        with the score 0: MTEB takes no query without any. Raises ValueError where nothing was indexed.
         """
         if self._index is None:
             raise ValueError("there is nothing to search: call index first")
         rows = {name: row for row, name in enumerate(self._ids)}
+        texts = {str(query["id"]): f"{query['text']} {query.get('instruction') or ''}" for query in queries}
+        asked = {name: text for name, text in texts.items() if normalise(text)}
+        scored = self._index.scores_of(Queries(self.model, list(asked.values())), self._index.levels[0], [self.by])
         found = {}
-        for query in queries:
-            name = str(query["id"])
-            text = f"{query['text']} {query.get('instruction') or ''}".strip()
-            scores = self._index.scores(self.model, text, self._index.levels[0], self.by)
-            among = np.arange(len(scores)) if top_ranked is None else np.array([rows[i] for i in top_ranked[name]])
+        for name in texts:
+            scores = next(scored)[self.by] if name in asked else np.zeros(len(rows))
+            among = np.arange(len(scores))
+            if top_ranked is not None:
+                among = np.array([rows[i] for i in top_ranked[name] if i not in self._without_text], dtype=np.int64)
             best = among[np.argsort(-scores[among], kind="stable")[:top_k]]
+            if self.by == "bm25" or name not in asked:
+                best = best[: max(1, np.count_nonzero(scores[best]))]
             found[name] = {self._ids[row]: float(scores[row]) for row in best}
         return found
 

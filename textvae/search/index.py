@@ -5,7 +5,7 @@ Shapes: U units, Z latent size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,7 @@ from textvae.search.lexical import Lexical
 from textvae.search.neighbours import Neighbours
 from textvae.search.passages import Passages
 from textvae.search.postings import read_postings
-from textvae.search.query import Asked
+from textvae.search.query import Asked, Queries
 from textvae.search.results import Passage, SearchResult
 from textvae.search.similarity import similarities
 from textvae.search.storage import AGAIN, SMALLEST_DEVIATION, IndexDescription, LevelDescription
@@ -36,6 +36,8 @@ under the unit's topics (`search.words`), nats per token; `encoder`, the passage
 encoder reads them (`search.passages`), in [-1, 1]; `bm25`, the query's very words (`search.lexical`); `both`, latents
 and words, and `hybrid`, encoder and BM25, each in standard deviations over the level's units, added by `WEIGHTS`."""
 
+PARTS: dict[By, tuple[By, By]] = {"both": ("latents", "words"), "hybrid": ("encoder", "bm25")}
+"""What is added."""
 WEIGHTS: dict[By, tuple[float, float]] = {"both": (1.0, 1.0), "hybrid": (3.0, 1.0)}
 """By what is added: how often the first and the second count. Most units hold no word of a query, so that the few that
 do lie more deviations above the mean by BM25 than the best do by the encoder, and would decide alone."""
@@ -114,22 +116,33 @@ class Index:
 
     def scores(self, model: HierarchicalTextVAE, query: str | Asked, level: str, by: By) -> np.ndarray:
         """[U] of all units of a level, in their order, each of them looked at. Raises ValueError as `search` does."""
-        asked, found = self._asked(model, query), []
-        if by in ("latents", "both"):
-            found.append(self._similarities(asked.latents(level), level))
-        if by in ("words", "both"):
-            found.append(word_scores(model, *self._topics(model, level), asked.text).cpu().numpy())
-        if by in ("encoder", "hybrid"):
-            found.append(self._passages.scores(asked.direction, level))
-        if by in ("bm25", "hybrid"):
-            found.append(self._lexical(level).scores(asked.text))
-        if len(found) == 1:
-            return found[0]
-        return _added(by, found, found)
+        return self._scores(self._asked(model, query), level, [by])[by]
+
+    def scores_of(self, queries: Queries, level: str, kinds: Sequence[By]) -> Iterator[dict[By, np.ndarray]]:
+        """For one query after the other, by each of `kinds`, the scores [U] that `scores` gives; what several kinds
+        have in common is found once."""
+        self._check_model(queries.model)
+        for asked in queries:
+            yield self._scores(asked, level, kinds)
+
+    def _scores(self, asked: Asked, level: str, kinds: Sequence[By]) -> dict[By, np.ndarray]:
+        wanted = {part for by in kinds for part in PARTS.get(by, (by,))}
+        found: dict[By, np.ndarray] = {}
+        if "latents" in wanted:
+            found["latents"] = self._similarities(asked.latents(level), level)
+        if "words" in wanted:
+            model = asked.queries.model
+            found["words"] = word_scores(model, *self._topics(model, level), asked.text).cpu().numpy()
+        if "encoder" in wanted:
+            found["encoder"] = self._passages.scores(asked.direction, level)
+        if "bm25" in wanted:
+            found["bm25"] = self._lexical(level).scores(asked.text)
+        added = {by: [found[part] for part in PARTS[by]] for by in kinds if by in PARTS}
+        return {by: _added(by, added[by], added[by]) if by in added else found[by] for by in kinds}
 
     def _asked(self, model: HierarchicalTextVAE, query: str | Asked) -> Asked:
         self._check_model(model)
-        return query if isinstance(query, Asked) else Asked(model, query)
+        return query if isinstance(query, Asked) else Asked.of(model, query)
 
     def _proposed(self, asked: Asked, level: str, k: int, by: By, left: np.ndarray | None) -> np.ndarray | None:
         """[n] the units of `level` to look at, rising; None where it is all."""
