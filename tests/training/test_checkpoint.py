@@ -411,7 +411,9 @@ def test_two_processes_resume_as_two(prepared: Path, settings: Settings, tmp_pat
     forked(2, ["train.py", "--config", str(path)], **KINDS[kind])
     shutil.copytree(whole, broken)
     folder = RunFolder(broken)
-    assert len(list(folder.step_folder(6).glob("process-*"))) == 2
+    states = [read_state(file)["torch"] for file in sorted(folder.step_folder(6).glob("process-*"))]
+    seeds = [torch.Generator().set_state(state).initial_seed() for state in states]
+    assert seeds == [config.train.seed, config.train.seed + 1], "they drop the same"
     shutil.rmtree(folder.step_folder(7))
     again = ["train.py", "--config", str(path), f"train.output={broken}", "train.resume=true"]
     forked(2, again, **KINDS[kind])

@@ -94,6 +94,9 @@ def _train(config: Config, output: RunOutput, accelerator: Accelerator, request:
     plain = build_model(config.model, training.processor).to(accelerator.device)
     if not resumes:
         start(plain, training, config, accelerator)
+    if not accelerator.is_main_process:
+        # All have built the same; what they drop they draw each for itself.
+        set_seed(settings.seed, device_specific=True)
     freeze_unused(plain, config.objective)
     plain.set_chunk_tokens(config.data.micro_batch_tokens)
     # Asks what the decoder can do, while its weights are whole.
