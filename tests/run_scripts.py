@@ -8,15 +8,18 @@ import json
 import multiprocessing
 import os
 import runpy
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -128,6 +131,24 @@ def in_a_process(do: Callable[..., int | None], *arguments: Any) -> int:
         process.kill()
         raise AssertionError("the process does not end")
     return process.exitcode
+
+
+def outliving(processes: Iterable[int], seconds: float = 20) -> list[int]:
+    """Which of the processes, by their ids, are not over in so many seconds; they are killed."""
+    deadline = time.monotonic() + seconds
+    while left := [process for process in processes if _runs(process)]:
+        if time.monotonic() > deadline:
+            for process in left:
+                os.kill(process, signal.SIGKILL)
+            break
+        time.sleep(0.05)
+    return left
+
+
+def _runs(process: int) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def _exit_with(do: Callable[..., int | None], arguments: Sequence[Any]) -> None:

@@ -35,7 +35,7 @@ def write_text(path: Path, text: str) -> None:
     aside = partial(path)
     aside.write_text(text, encoding="utf-8")
     sync(aside)
-    os.replace(aside, path)
+    rename(aside, path)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -53,11 +53,10 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     aside.mkdir(parents=True)
     try:
         yield aside
-        for path in aside.rglob("*"):
-            if path.is_file():
-                sync(path)
+        for path in (aside, *aside.rglob("*")):
+            sync(path)
         try:
-            os.rename(aside, folder)
+            rename(aside, folder)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
@@ -86,7 +85,7 @@ def publish(folder: Path, into: Path, last: str) -> None:
     for file in sorted(files, key=lambda file: file == Path(last)):
         sync(folder / file)
         (into / file).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(folder / file, into / file)
+        rename(folder / file, into / file)
     shutil.rmtree(folder)
 
 
@@ -95,7 +94,7 @@ def remove(folder: Path) -> None:
     if folder.exists():
         aside = partial(folder)
         shutil.rmtree(aside, ignore_errors=True)
-        os.replace(folder, aside)
+        rename(folder, aside)
         shutil.rmtree(aside)
 
 
@@ -108,7 +107,20 @@ def remove_partial(folder: Path) -> None:
             path.unlink()
 
 
+def rename(source: Path, target: Path) -> None:
+    """Rename `source`, which is on the disk, to `target` in the same file system; the new name is then on it, too."""
+    os.replace(source, target)
+    sync(target.parent)
+
+
 def sync(path: Path) -> None:
-    """Have the file on the disk before it is renamed: a machine that loses power keeps its promise, too."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    """Have the file, or the names in a folder, on the disk: a machine that loses power keeps its promise, too."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some file systems of networks keep folders on the disk by themselves, and refuse to be asked.
+        if error.errno != errno.EINVAL or not path.is_dir():
+            raise
+    finally:
+        os.close(descriptor)

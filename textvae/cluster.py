@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 _BLOCKS = 2000
 """At most: a task of Ray's does one task, or several where there are more than these."""
+_RETRIES = 3
+"""Ray's own number of them; its data sets would do a task again for ever that is the end of every worker."""
 
 
 class RayWorkers:
@@ -18,7 +20,7 @@ class RayWorkers:
     alone, or HOST:PORT. Source, model and output must have the same paths on all its machines, which have textvae
     installed.
 
-    A task whose worker or machine is lost is done again elsewhere; it leaves nothing half done.
+    A task whose worker or machine is lost is done again elsewhere, `_RETRIES` times; it leaves nothing half done.
     """
 
     def __init__(self, address: str) -> None:
@@ -37,8 +39,9 @@ class RayWorkers:
 
     def run(self, do: Callable[[T], None], tasks: Sequence[T], purpose: str, *, alone: bool = False) -> None:
         """Where the cluster has GPUs, a task with a model (`alone`) has one of its own. Raises the first error of a
-        task."""
+        task, and ChildProcessError, an OSError, when one was lost every time."""
         import ray
+        from ray.exceptions import RayError, UserCodeException
 
         if not tasks:
             return
@@ -46,9 +49,18 @@ class RayWorkers:
         rows = ray.data.from_items(given, override_num_blocks=min(len(given), _BLOCKS))
         gpus = 1 if alone and ray.cluster_resources().get("GPU") else None
         called = {"do": ray.cloudpickle.dumps(do), "folder": os.getcwd()}
-        for row in rows.map(_done, fn_kwargs=called, num_gpus=gpus).iter_rows():
-            if row["error"]:
-                raise pickle.loads(row["error"])
+        try:
+            for row in rows.map(_done, fn_kwargs=called, num_gpus=gpus, max_retries=_RETRIES).iter_rows():
+                if row["error"]:
+                    raise pickle.loads(row["error"])
+        except RayError as error:
+            if isinstance(error, UserCodeException):  # a defect of the task
+                raise
+            reason = next(filter(None, str(error).splitlines()), type(error).__name__)
+            raise ChildProcessError(
+                f"the cluster has lost a task again and again while {purpose} ({reason}): `ray status` says how it is; "
+                "the same command goes on where it stood"
+            ) from None
 
 
 def _done(row: dict[str, bytes], do: bytes, folder: str) -> dict[str, bytes]:

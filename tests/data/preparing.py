@@ -99,6 +99,20 @@ def encode_or_die(part: RawPart, places: Places, **options: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def die(part: RawPart, places: Places, **options: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def lose_every_worker(address: str, options: Mapping[str, Any]) -> None:
+    with mock.patch.object(pipeline, "encode", die):
+        try:
+            prepare(
+                PrepareOptions(**{**options, "fields": FieldNames(**options["fields"])}), workers=RayWorkers(address)
+            )
+        except OSError as error:
+            print("lost:", error)
+
+
 def prepare_on_a_cluster(address: str, options: Sequence[Mapping[str, Any]]) -> None:
     """One after the other; a worker is killed."""
     with mock.patch.object(pipeline, "encode", encode_or_die):

@@ -1,13 +1,21 @@
+import json
+import multiprocessing
+import os
+import resource
+import signal
 import time
 import tracemalloc
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
 import torch
+from run_scripts import in_a_process, outliving
 from test_batch import LAYOUT
+from torch.utils.data import Dataset
 
 from textvae.data.dataset import Documents
 from textvae.data.document import EncodedDocument
@@ -15,9 +23,12 @@ from textvae.data.loader import (
     TrainingSteps,
     evaluation_groups,
     gather_in_order,
+    losing_no_worker,
+    prepared_ahead,
     walk,
 )
 from textvae.data.plan import BatchPlan, borders, fill, share
+from textvae.data.transfer import from_bytes, to_bytes
 
 COUNTS = np.random.default_rng(0).integers(1, 60, 40)
 BUDGET = 100
@@ -128,6 +139,92 @@ def test_the_loader_starts_anywhere(num_workers: int) -> None:
     data = steps_of(0, 1)
     found = [[batch.ids for batch in part.batches] for part in data.batches(2, num_workers)]
     assert found == [[batch.ids for batch in data[step].batches] for step in range(2, 6)]
+
+
+def take_every_step(micro_batch_tokens: int, files: int) -> None:
+    """Where only so many `files` more may be opened."""
+    multiprocessing.set_start_method("fork", force=True)
+    members = [tiny.document(f"doc-{number}", [1], [2]) for number in range(60)]
+    counts = np.array([member.num_tokens for member in members])
+    steps = TrainingSteps(
+        members.__getitem__,
+        BatchPlan(counts, 200, seed=0),
+        LAYOUT,
+        steps=6,
+        micro_batch_tokens=micro_batch_tokens,
+        process=0,
+        num_processes=1,
+    )
+    limit = len(os.listdir("/proc/self/fd")) + files
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    with losing_no_worker("raise `ulimit -n`"):
+        for step, part in enumerate(steps.batches(0, 1)):
+            assert repr(part) == repr(steps[step])
+
+
+def test_a_step_of_many_micro_batches_takes_few_open_files() -> None:
+    """A file for each of its tensors would be thousands."""
+    assert in_a_process(take_every_step, 1, 40) == 0
+
+
+@pytest.mark.parametrize("files", range(5, 11))
+def test_no_limit_of_open_files_keeps_training_waiting(files: int) -> None:
+    """It is an error, or goes well."""
+    in_a_process(take_every_step, 1000, files)
+
+
+def test_what_cannot_be_sent_is_an_error() -> None:
+    class Unsendable(Dataset[object]):
+        def __getitem__(self, index: int) -> object:
+            return lambda: index
+
+    lost = pytest.raises(ChildProcessError, match=r"lost \(DataLoader worker .* unexpectedly.*\): do it again")
+    with lost, losing_no_worker("do it again"):
+        next(iter(prepared_ahead(Unsendable(), range(3), 1)))
+
+
+def abandon_workers(told: Path) -> None:
+    """As a process that is killed while its workers read what takes long."""
+    multiprocessing.set_start_method("fork", force=True)
+
+    def read(number: int) -> EncodedDocument:
+        if number != first:
+            time.sleep(100)
+        return tiny.documents()[number]
+
+    steps = steps_of(0, 1, batch_tokens=1)
+    first = int(steps.plan.documents(0)[0])
+    steps.read = read
+    parts = steps.batches(0, 2)
+    next(parts)
+    told.write_text(json.dumps([process.pid for process in multiprocessing.active_children()]), encoding="utf-8")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_workers_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
+    assert in_a_process(abandon_workers, tmp_path / "told.json") == -signal.SIGKILL
+    workers = json.loads((tmp_path / "told.json").read_text(encoding="utf-8"))
+    assert len(workers) == 2
+    assert not outliving(workers)
+
+
+def test_a_step_goes_and_comes_in_one_tensor() -> None:
+    """Whatever its tensors are of, and where nothing is in them."""
+    part = steps_of(0, 1)[0]
+    others = [
+        torch.tensor(2.5, dtype=torch.float64),
+        torch.zeros(0, 3),
+        torch.tensor([True, False, True]),
+        torch.ones(3, 4).T,
+    ]
+    sent = to_bytes((part, others))
+    assert (sent.dtype, sent.ndim) == (torch.uint8, 1)
+    came, found = from_bytes(sent)
+    assert repr(came) == repr(part)
+    assert came.batches[0].tokens.untyped_storage().data_ptr() == sent.untyped_storage().data_ptr()
+    for ours, theirs in zip(others, found, strict=True):
+        assert ours.dtype is theirs.dtype
+        assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("num_processes", [1, 2, 3, 50])

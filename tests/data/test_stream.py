@@ -6,18 +6,16 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import replace
 from itertools import chain, count, islice, takewhile
 from pathlib import Path
 
 import datasets
-import psutil
 import pyarrow
 import pyarrow.parquet
 import pytest
 from accelerate import Accelerator
-from run_scripts import in_a_process
+from run_scripts import in_a_process, outliving
 from test_batch import LAYOUT
 
 from textvae.config import DataConfig
@@ -274,19 +272,7 @@ def test_workers_end_with_a_process_that_is_killed(prepared: Path, tmp_path: Pat
     assert in_a_process(abandon_workers, prepared, source, tmp_path / "told.json") == -signal.SIGKILL
     workers = json.loads((tmp_path / "told.json").read_text(encoding="utf-8"))
     assert len(workers) == 2
-
-    def running(worker: int) -> bool:
-        with suppress(psutil.NoSuchProcess):
-            return psutil.Process(worker).status() != psutil.STATUS_ZOMBIE
-        return False
-
-    deadline = time.monotonic() + 20
-    while any(map(running, workers)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    left = [worker for worker in workers if running(worker)]
-    for worker in left:
-        os.kill(worker, signal.SIGKILL)
-    assert not left
+    assert not outliving(workers)
 
 
 def test_sources_that_are_no_stream_are_refused(prepared: Path, tmp_path: Path) -> None:

@@ -251,6 +251,24 @@ def test_a_damaged_byte_is_seen_wherever_it_is(stopped: Config) -> None:
         file.write_bytes(intact)
 
 
+def test_a_checkpoint_that_lacks_the_file_of_a_process_never_counts(
+    whole: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where machines do not share the folder."""
+    config = replace(whole, train=replace(whole.train, output=str(tmp_path / "run")))
+
+    def elsewhere(path: Path, state: Any) -> None:
+        if path.name != "process-00000.safetensors":
+            write_state(path, state)
+
+    monkeypatch.setattr("textvae.training.checkpoint.write_state", elsewhere)
+    with pytest.raises(
+        OSError, match=r"process-00000\.safetensors', .*: train\.output must be in a file system that all"
+    ):
+        train(config)
+    assert RunFolder(tmp_path / "run").latest_step() is None
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_run_saved(
     whole: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
@@ -393,7 +411,9 @@ def test_two_processes_resume_as_two(prepared: Path, settings: Settings, tmp_pat
     forked(2, ["train.py", "--config", str(path)], **KINDS[kind])
     shutil.copytree(whole, broken)
     folder = RunFolder(broken)
-    assert len(list(folder.step_folder(6).glob("process-*"))) == 2
+    states = [read_state(file)["torch"] for file in sorted(folder.step_folder(6).glob("process-*"))]
+    seeds = [torch.Generator().set_state(state).initial_seed() for state in states]
+    assert seeds == [config.train.seed, config.train.seed + 1], "they drop the same"
     shutil.rmtree(folder.step_folder(7))
     again = ["train.py", "--config", str(path), f"train.output={broken}", "train.resume=true"]
     forked(2, again, **KINDS[kind])

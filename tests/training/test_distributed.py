@@ -8,15 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from run_scripts import ACCELERATE, FSDP2, KINDS, forked, launch
 from safetensors.torch import load_file
-from training_runs import Settings, assert_close_records, configured, final_weights, records
+from training_runs import Settings, assert_close_records, configured, final_weights, records, written
 
 from textvae.build import build_model
-from textvae.config import Config, LoraConfig, to_dict
+from textvae.config import Config, LoraConfig
 from textvae.data.dataset import load_prepared
 from textvae.data.loader import TrainingSteps, evaluation_groups
 from textvae.data.plan import BatchPlan
@@ -72,32 +71,8 @@ for number in range(count):
         model(torch.ones(1, 2)).sum().backward()
 print(whole_state([parameter.grad for parameter in model.parameters()], keep=True)[0].tolist())
 """
-ENDING = """
-import gc
-import runpy
-from accelerate import Accelerator
-from torch.nn.parallel import DistributedDataParallel
-
-end = Accelerator.end_training
-
-def checked(accelerator):
-    copies = [thing for thing in gc.get_objects() if isinstance(thing, DistributedDataParallel)]
-    print(f"{accelerator.num_processes} processes end with {len(copies)} copies", flush=True)
-    end(accelerator)
-
-Accelerator.end_training = checked
-runpy.run_path("train.py", run_name="__main__")
-"""
 MICRO = 120
 """Tokens: some steps then have more micro-batches in one process than in the other."""
-
-
-def written(config: Config, output: Path) -> list[str]:
-    """The command that trains as `config` says, into `output`."""
-    path = output.with_suffix(".yaml")
-    there = replace(config, train=replace(config.train, output=str(output)))
-    path.write_text(yaml.safe_dump(to_dict(there)), encoding="utf-8")
-    return ["train.py", "--config", str(path)]
 
 
 def felt(name: str, values: torch.Tensor) -> torch.Tensor:
@@ -255,17 +230,6 @@ def test_two_processes_are_one(alone: Config, tmp_path: Path, kind: str) -> None
     printed = forked(2, written(alone, tmp_path / "two"), **KINDS[kind])
     assert f"2 processes ({kind.upper()})" in printed
     assert_same_training(Path(alone.train.output), tmp_path / "two")
-
-
-@pytest.mark.slow
-def test_copies_are_gone_when_the_processes_part(prepared: Path, settings: Settings, tmp_path: Path) -> None:
-    """The last to hold the group must not be a copy's reducer: it ends the group's threads with the interpreter locked,
-    for which one of them may be waiting."""
-    script = tmp_path / "ending.py"
-    script.write_text(ENDING, encoding="utf-8")
-    config = configured(prepared, tmp_path / "run", settings(*LEVELS), steps=1)
-    printed = forked(2, [str(script), *written(config, tmp_path / "run")[1:]])
-    assert printed.count("2 processes end with 0 copies") == 2
 
 
 @pytest.mark.slow

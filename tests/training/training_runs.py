@@ -1,14 +1,16 @@
 """Tiny training runs and how they are compared."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
-from textvae.config import Config, DataConfig, ModelConfig, ObjectiveConfig, RatePolicy, TrainConfig
+from textvae.config import Config, DataConfig, ModelConfig, ObjectiveConfig, RatePolicy, TrainConfig, to_dict
 from textvae.runs import RunFolder
 from textvae.training.loop import Progress, train
 from textvae.training.state_file import read_state
@@ -36,6 +38,14 @@ def configured(
         ObjectiveConfig(default=policy, balance_until=0.3, **(objective or {})),
         TrainConfig(output=str(output), **{**usual, **options}),
     )
+
+
+def written(config: Config, output: Path) -> list[str]:
+    """The command that trains as `config` says, into `output`."""
+    path = output.with_suffix(".yaml")
+    there = replace(config, train=replace(config.train, output=str(output)))
+    path.write_text(yaml.safe_dump(to_dict(there)), encoding="utf-8")
+    return ["train.py", "--config", str(path)]
 
 
 def train_until(config: Config, last: int) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import multiprocessing.queues
+import os
+import re
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +26,8 @@ from textvae.data.collate import collate
 from textvae.data.dataset import Documents
 from textvae.data.document import EncodedDocument
 from textvae.data.plan import BatchPlan, fill, share
+from textvae.data.transfer import from_bytes, to_bytes
+from textvae.workers import end_with_parent
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -61,8 +68,10 @@ class TrainingSteps(Dataset[StepBatches]):
         micro_batch_tokens: int,
         process: int,
         num_processes: int,
+        pin_memory: bool = False,
     ) -> None:
-        """read: document number -> document."""
+        """read: document number -> document; pin_memory: for an accelerator, which copies from pinned memory while it
+        computes."""
         self.read = read
         self.plan = plan
         self.layout = layout
@@ -70,6 +79,7 @@ class TrainingSteps(Dataset[StepBatches]):
         self.micro_batch_tokens = micro_batch_tokens
         self.process = process
         self.num_processes = num_processes
+        self.pin_memory = pin_memory
 
     def __len__(self) -> int:
         return self.steps
@@ -86,16 +96,54 @@ class TrainingSteps(Dataset[StepBatches]):
     def __str__(self) -> str:
         return f"{len(self.plan.token_counts)} documents"
 
-    def batches(self, first: int, num_workers: int) -> DataLoader[StepBatches]:
+    def batches(self, first: int, num_workers: int) -> Iterator[StepBatches]:
         """Steps `first`, `first` + 1, ... in order, prepared ahead by worker processes."""
-        # A generator of its own: the loader draws a seed, which must not shift dropout after a resume.
-        return DataLoader(
-            self,
-            batch_size=None,
-            sampler=range(first, len(self)),
-            num_workers=num_workers,
-            generator=torch.Generator(),
+        steps = range(first, len(self))
+        return map(
+            from_bytes, prepared_ahead(self, steps, num_workers, collate_fn=to_bytes, pin_memory=self.pin_memory)
         )
+
+
+def prepared_ahead(data: Dataset[T], order: Iterable[Any], num_workers: int, **options: Any) -> DataLoader[T]:
+    """What `data` has for each of `order`, prepared by `num_workers` processes, which end with this one; `options`: of
+    the loader."""
+    return DataLoader(
+        data,
+        batch_size=None,
+        sampler=order,
+        num_workers=num_workers,
+        worker_init_fn=_begin_worker,
+        # Of its own: the loader draws a seed, which must not shift dropout after a resume.
+        generator=torch.Generator(),
+        **options,
+    )
+
+
+@contextmanager
+def losing_no_worker(remedy: str) -> Iterator[None]:
+    """A process of `prepared_ahead` that is lost while this runs, or that no more can be received from, is a
+    ChildProcessError, an OSError, that says what to do."""
+    try:
+        yield
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        # The loader's own words; or the worker was lost when it was asked for what it had announced.
+        if isinstance(error, RuntimeError) and not re.match(r"DataLoader worker \(pid|Too many open files", str(error)):
+            raise
+        reason = str(error).split(". ")[0]
+        raise ChildProcessError(f"what prepares data ahead was lost ({reason}): {remedy}") from None
+
+
+def _begin_worker(worker: int) -> None:
+    end_with_parent()
+    # A processor's worth each; and threads of tokenizers that ran before the fork are not there any more.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    # What the queue's thread cannot send it would drop, and who waits for it would wait for ever.
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
+
+
+def _end_worker(error: Exception, unsent: object) -> None:
+    traceback.print_exception(error)
+    os._exit(1)
 
 
 @dataclass(frozen=True)

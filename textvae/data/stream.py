@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
@@ -21,7 +20,7 @@ import accelerate.utils
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from textvae.config import DataConfig
 from textvae.data.batch import BatchLayout, DocumentBatch
@@ -29,7 +28,7 @@ from textvae.data.chunks import Chunk, ChunkReader, Position, Unreadable
 from textvae.data.dataset import PreparedSplit, load_prepared
 from textvae.data.document import EncodedDocument, SourceDocument
 from textvae.data.fingerprint import StreamFingerprint
-from textvae.data.loader import StepBatches, micro_batches
+from textvae.data.loader import StepBatches, micro_batches, prepared_ahead
 from textvae.data.prepare.stages import COUNTED, encode_documents, text_hash
 from textvae.data.prepare.summary import Account, SetAside
 from textvae.data.shuffle_buffer import ShuffleBuffer, without_text
@@ -38,7 +37,6 @@ from textvae.data.sources.files import DamagedRecord
 from textvae.data.sources.folder import listed
 from textvae.data.sources.shards import Shard, ShardedSource
 from textvae.data.text.processor import DocumentProcessor
-from textvae.workers import end_with_parent
 
 
 @dataclass(frozen=True)
@@ -143,16 +141,8 @@ class Stream:
 
         Raises ValueError for what cannot be read, and where an epoch has nothing to train on.
         """
-        loader = DataLoader(
-            self.encoder,
-            batch_size=None,
-            sampler=self._reader.chunks(self._position),
-            num_workers=num_workers,
-            worker_init_fn=_begin_worker,
-            # Of its own: the loader draws a seed, which must not shift dropout after a resume.
-            generator=torch.Generator(),
-        )
-        documents = self._documents(iter(loader))
+        chunks = prepared_ahead(self.encoder, self._reader.chunks(self._position), num_workers)
+        documents = self._documents(iter(chunks))
         for _ in range(first, self.steps):
             members = []
             while self._excess < self.settings.batch_tokens:
@@ -241,9 +231,3 @@ def _held_out(folder: str, training: PreparedSplit) -> frozenset[int]:
     return frozenset(
         text_hash(sentences) for column in columns for chunk in column.chunks for sentences in chunk.to_pylist()
     )
-
-
-def _begin_worker(worker: int) -> None:
-    end_with_parent()
-    # A processor's worth each; and threads of tokenizers that ran before the fork are not there any more.
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -7,7 +7,6 @@ An index is made aside, and appears when it is whole. What is appended to one is
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from functools import partial as partial_of
 from itertools import chain
@@ -19,7 +18,7 @@ import pyarrow.compute
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from textvae.atomic import partial
+from textvae.atomic import partial, rename
 from textvae.data.dataset import Documents
 from textvae.data.fingerprint import data_fingerprint
 from textvae.data.plan import fill, share
@@ -108,7 +107,7 @@ def embed_corpus(
             describe(folder, origin, dtype, embedding.language, rows, shards).write(folder)
             remove_neighbours(folder)
             if not append:
-                os.replace(folder, out)
+                rename(folder, out)
         process.wait_for_everyone()
     return IndexDescription.read(out)
 

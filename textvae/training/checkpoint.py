@@ -11,7 +11,6 @@ Nothing in them is pickled: to resume a stranger's run folder runs no code of it
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -23,7 +22,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from textvae.atomic import partial, remove, remove_partial, sync, write_text
+from textvae.atomic import partial, remove, remove_partial, rename, sync, write_text
 from textvae.damage import CHECKSUMS_FILE, checksums, sha256_of
 from textvae.data.fingerprint import DataFingerprint, StreamFingerprint
 from textvae.runs import LATEST, RunFolder
@@ -91,10 +90,18 @@ class Checkpoints:
             write_state(aside / "training.safetensors", {**facts, "states": states})
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            write_text(aside / CHECKSUMS_FILE, json.dumps(checksums(aside, aside.iterdir())))
-            for file in aside.iterdir():
+            processes = map(_process_file, range(accelerator.num_processes))
+            files = [aside / name for name in ("model.safetensors", "training.safetensors", *processes)]
+            missing = next((file for file in files if not file.is_file()), None)
+            if missing is not None:
+                raise OSError(
+                    f"'{missing}', which another process wrote, is not seen by the first: train.output must "
+                    "be in a file system that all of them share"
+                )
+            write_text(aside / CHECKSUMS_FILE, json.dumps(checksums(aside, files)))
+            for file in files:
                 sync(file)
-            os.replace(aside, whole)
+            rename(aside, whole)
             write_text(self.folder.checkpoints / LATEST, f"{whole.name}\n")
             self._remove_old()
         accelerator.wait_for_everyone()

@@ -6,8 +6,9 @@ Shapes: L latent levels, Z_l latent size.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from contextlib import nullcontext
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from textvae.atomic import needing_room
 from textvae.build import build_model
 from textvae.config import Config, TrainConfig
 from textvae.data.dataset import PreparedSplit, load_prepared
-from textvae.data.loader import StepBatches, TrainingSteps, walk
+from textvae.data.loader import StepBatches, TrainingSteps, losing_no_worker, walk
 from textvae.data.plan import BatchPlan, spread
 from textvae.data.sources.shards import ShardedSource, open_shards
 from textvae.data.stream import Stream, open_stream
@@ -45,14 +46,38 @@ VALIDATION_NOISE = KeyedNoise(seed=0, step=-1)
 def train(config: Config) -> Path:
     """Train as configured, or resume; returns the run folder.
 
-    Raises TrainingStopped when a signal ended it, its state saved; OSError when the disk is full, the last checkpoint
-    whole.
+    Raises TrainingStopped when a signal ended it, its state saved; OSError when the disk is full or a worker process is
+    lost, the last checkpoint whole.
     """
-    settings = config.train
-    output = RunOutput(settings.output)
+    output = RunOutput(config.train.output)
     output.check(config)
+    accelerator = _accelerator(config.train)
+    with _ending(accelerator):
+        _train(config, output, accelerator, StopRequest(accelerator))
+    return output.folder.path
+
+
+@contextmanager
+def _ending(accelerator: Accelerator) -> Iterator[None]:
+    """However what is inside ends, trackers are closed and the group is left, by no process before its copies of the
+    model are gone: the group's last reference must not be theirs, who would wait for its threads while these wait for
+    the interpreter."""
+    try:
+        yield
+    except BaseException as error:
+        held: BaseException | None = error
+        while held is not None:
+            traceback.clear_frames(held.__traceback__)
+            held = held.__context__
+        raise
+    finally:
+        accelerator.free_memory()
+        accelerator.end_training()
+
+
+def _train(config: Config, output: RunOutput, accelerator: Accelerator, request: StopRequest) -> None:
+    settings = config.train
     resumes = settings.resume and output.folder.latest_step() is not None
-    accelerator = _accelerator(settings)
     if settings.compile:
         check_compiler(accelerator.device)
     set_seed(settings.seed)
@@ -69,6 +94,9 @@ def train(config: Config) -> Path:
     plain = build_model(config.model, training.processor).to(accelerator.device)
     if not resumes:
         start(plain, training, config, accelerator)
+    if not accelerator.is_main_process:
+        # All have built the same; what they drop they draw each for itself.
+        set_seed(settings.seed, device_specific=True)
     freeze_unused(plain, config.objective)
     plain.set_chunk_tokens(config.data.micro_batch_tokens)
     # Asks what the decoder can do, while its weights are whole.
@@ -102,7 +130,8 @@ def train(config: Config) -> Path:
     accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": first + 1} if resumes else {}})
     progress.begin(first, plain, str(data))
     room = needing_room(output.folder.path, "go on with train.resume=true")
-    with room, StopRequest(accelerator) as stop:
+    workers = losing_no_worker("go on with train.resume=true; fewer data.num_workers take less memory and open files")
+    with room, workers, request as stop:
         for step, part in enumerate(data.batches(first, config.data.num_workers), start=first):
             weights = objective.weights(step)
             measured = progress.is_due(step + 1)
@@ -127,12 +156,6 @@ def train(config: Config) -> Path:
                 checkpoints.save(step + 1)
             if stopped and not is_last:
                 raise TrainingStopped(stopped, f"stopped after step {step + 1}, saved; go on with train.resume=true")
-    # Copies go before the group does: its last reference must not be theirs, who would wait for its threads while these
-    # wait for the interpreter.
-    del model
-    accelerator.free_memory()
-    accelerator.end_training()
-    return output.folder.path
 
 
 def _steps(
@@ -154,6 +177,7 @@ def _steps(
         micro_batch_tokens=config.data.micro_batch_tokens,
         process=accelerator.process_index,
         num_processes=accelerator.num_processes,
+        pin_memory=accelerator.device.type != "cpu",
     )
 
 

@@ -93,7 +93,9 @@ def similarity_loss(means: Tensor, states: Tensor) -> Tensor:
     standardised as an index does it, and that of the encoder's states [U, F], less their mean.
 
     With a latent that is linear in the states this is classical scaling (Torgerson 1952), whose solution are principal
-    components. The scale of a dimension does not matter, so what only search needs costs next to no rate.
+    components. The scale of a dimension does not matter, so what only search needs costs next to no rate. The units are
+    those of one micro-batch: unlike all other terms it changes with how a global batch is shared out over processes and
+    micro-batches.
     """
     variance, mean = torch.var_mean(means, dim=0, correction=0)
     ours = F.normalize((means - mean) * (variance + torch.finfo(variance.dtype).eps).rsqrt(), dim=-1)

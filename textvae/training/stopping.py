@@ -1,16 +1,29 @@
-"""Stopping on request: a signal ends training after the step that is being computed, its state saved."""
+"""Stopping on request: a signal ends training after the step that is being computed, its state saved; the loss of the
+launcher, which may not have passed one on, does, too."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import psutil
 import torch
 from accelerate import Accelerator
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+LAUNCHERS = {
+    "accelerate",
+    "accelerate-launch",
+    "accelerate.commands.accelerate_cli",
+    "accelerate.commands.launch",
+    "torchrun",
+    "torch.distributed.run",
+}
+"""Scripts and modules that start the processes of training and wait for them."""
 
 
 class TrainingStopped(Exception):  # noqa: N818
@@ -23,10 +36,12 @@ class TrainingStopped(Exception):  # noqa: N818
 
 
 class StopRequest:
-    """While entered, notes the first SIGINT or SIGTERM; a second one ends the process as it would have without."""
+    """While entered, notes the first SIGINT or SIGTERM; a second one ends the process as it would have without. A
+    launcher that was this process's parent when the request was made, and is no more, counts as a SIGTERM."""
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
+        self._launcher = _launcher()
         self._received = 0
         self._before: dict[int, Any] = {}
 
@@ -41,6 +56,8 @@ class StopRequest:
 
     def agreed(self) -> int:
         """Number of the signal that any process has received, 0 for none; every process calls it after every step."""
+        if self._launcher is not None and os.getppid() != self._launcher:
+            self._received = self._received or signal.SIGTERM
         if self.accelerator.num_processes == 1:
             return self._received
         received = torch.tensor(self._received, device=self.accelerator.device)
@@ -51,3 +68,13 @@ class StopRequest:
         self._received = number
         for each, handler in self._before.items():
             signal.signal(each, handler)
+
+
+def _launcher() -> int | None:
+    """Id of the parent process where it is a launcher: a shell's end is no request to those who outlive it."""
+    try:
+        parent = psutil.Process(os.getppid())
+        words = parent.cmdline()
+    except psutil.Error:
+        return None
+    return parent.pid if LAUNCHERS.intersection(Path(word).name for word in words) else None

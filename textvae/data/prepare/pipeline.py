@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import time
@@ -14,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from textvae.atomic import needing_room, partial, whole_folder, write_json
+from textvae.atomic import needing_room, partial, rename, whole_folder, write_json
 from textvae.damage import checksums
 from textvae.data.dataset import METADATA_FILE, WORD_COUNTS_FILE
 from textvae.data.fingerprint import EncoderFingerprint
@@ -64,7 +63,7 @@ def prepare(
     with locked(places.root), needing_room(places.root, "the same command goes on where it stood"):
         begin(places, _described(options, encoder), start_over)
         summary = _prepare(options, feature_fn, encoder, places, workers or LocalWorkers(options.num_proc), started)
-        os.replace(places.done, out)
+        rename(places.done, out)
         shutil.rmtree(places.root)
     print(f"prepared {out} in {summary.seconds:.0f} s\n{summary}")
     return summary

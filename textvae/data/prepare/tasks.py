@@ -6,7 +6,6 @@ A task writes a folder or a file that is whole or not there, the same bytes whoe
 from __future__ import annotations
 
 import json
-import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -19,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 import pyarrow
 
-from textvae.atomic import partial, sync, whole_folder
+from textvae.atomic import partial, rename, sync, whole_folder
 from textvae.data.prepare.division import division_of
 from textvae.data.prepare.parts import RawPart, save_array
 from textvae.data.prepare.stages import (
@@ -193,7 +192,7 @@ def merge(shard: Shard) -> None:
     try:
         _write(aside, schema, _merged(_batches(shard.files)))
         sync(aside)
-        os.replace(aside, shard.path)
+        rename(aside, shard.path)
     finally:
         aside.unlink(missing_ok=True)
 
