@@ -57,8 +57,8 @@ class LatentEncoder:
         """[N, Z] of the texts in batches that have a `text`. Queries are read as one sentence each, as `textvae search`
         reads them. Raises ValueError for an empty text."""
         texts = [text for batch in inputs for text in batch["text"]]
-        as_queries = getattr(prompt_type, "value", prompt_type) == "query"
-        return torch.cat(self.embedder.read(texts, show_progress_bar=False, as_queries=as_queries)).numpy()
+        asked = getattr(prompt_type, "value", prompt_type) == "query"
+        return np.asarray(self.embedder.encode(texts, task="query" if asked else None, show_progress_bar=False))
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Tensor:
         """Cosines [N, M] of [N, Z] and [M, Z]."""

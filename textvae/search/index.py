@@ -67,7 +67,8 @@ class Index:
     def embedder(self, model: HierarchicalTextVAE, level: str | None = None) -> TextEmbedder:
         """Texts -> vectors that are compared as units of `level` (default: the top) are; `model`: as of `search`."""
         level = self.levels[0] if level is None else level
-        return TextEmbedder(model, level, self._check(level, 1))
+        self._check(level, 1)
+        return TextEmbedder(model, level, self.description.levels)
 
     def search(
         self,
