@@ -1,6 +1,7 @@
 """DiscoEval's tasks: items of published files and of a corpus, and what a probe is given of them."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from tiny import DOCUMENT
 from textvae.data.dataset import Documents
 from textvae.data.document import SourceDocument
 from textvae.evaluation.probing.classify import divide_sources
-from textvae.evaluation.probing.discourse import DISCOURSE, documents_of, make_items, read_items, unseen
+from textvae.evaluation.probing.discourse import DISCOURSE, documents_of, make_items, read_items, task_folders, unseen
 from textvae.evaluation.probing.examples import ENCODER, collect
 from textvae.text_vae import HierarchicalTextVAE
 
@@ -186,6 +187,13 @@ def test_every_task_of_a_folder_is_probed(
     alone = tmp_path / "alone.json"
     assert probe(run, alone, "--discoeval", str(published / "BSO" / "rocstory"), "--limit", "10") == 0
     assert json.loads(alone.read_text(encoding="utf-8"))["tasks"] == {name: found}
+
+
+def test_a_folder_whose_name_comes_again_is_named_not_read(published: Path) -> None:
+    shutil.copytree(published / "BSO", published / "copy" / "BSO")
+    found, left = task_folders(published)
+    assert found == {"BSO/rocstory": published / "BSO" / "rocstory"}
+    assert left == ["SP/wiki", "SSP/abs", "copy/BSO/rocstory"]
 
 
 def test_the_tasks_are_made_of_any_corpus(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
