@@ -41,6 +41,19 @@ def test_a_text_has_the_same_latents_in_any_company(model: HierarchicalTextVAE) 
     assert not torch.allclose(together["document"].mean[0], together["document"].mean[1])
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_batches_of_any_size_give_the_same_latents_in_the_same_order(
+    model: HierarchicalTextVAE, batch_size: int
+) -> None:
+    for name, whole in model.encode(TEXTS).items():
+        part = model.encode(TEXTS, batch_size=batch_size)[name]
+        assert torch.equal(part.document, whole.document)
+        torch.testing.assert_close(part.mean, whole.mean, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(part.log_variance, whole.log_variance, atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        model.encode(TEXTS, batch_size=0)
+
+
 @pytest.mark.parametrize("levels", subsets(DOCUMENT), ids=str)
 def test_a_reconstruction_keeps_the_structure(make_model: Make, levels: tuple[str, ...]) -> None:
     vae, greedy = make_model(*levels), SamplingOptions(temperature=0, max_sentence_tokens=12)

@@ -177,9 +177,21 @@ class HierarchicalTextVAE(DocumentVAE):
             found[name] = LevelLatents(level.posterior.mean, level.posterior.log_variance, document)
         return found
 
-    def encode(self, texts: Texts) -> dict[str, LevelLatents]:
-        """Latents of `texts`, one or several, at every level: `encode(texts)["document"].mean` is [documents, Z]."""
-        return self.latents(self.batch(self.process(texts)))
+    def encode(self, texts: Texts, batch_size: int | None = None) -> dict[str, LevelLatents]:
+        """Latents of `texts`, one or several, at every level: `encode(texts)["document"].mean` is [documents, Z].
+
+        batch_size: documents that are read at a time, similar lengths together (None: all). Raises ValueError where it
+        is below 1, and for a document without a sentence.
+        """
+        documents = self.process(texts)
+        if batch_size is None:
+            return self.latents(self.batch(documents))
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be 1 or more")
+        order = sorted(range(len(documents)), key=lambda number: -documents[number].num_tokens)
+        parts = [order[first : first + batch_size] for first in range(0, len(order), batch_size)] or [[]]
+        found = [self.latents(self.batch([documents[number] for number in part])) for part in parts]
+        return {name: _in_order([level[name] for level in found], parts) for name in self.level_names}
 
     def generate(
         self,
@@ -266,6 +278,14 @@ class HierarchicalTextVAE(DocumentVAE):
         paragraphs = [self.processor.join(document.sentences[start:end]) for start, end in pairwise(ends)]
         sentences = [self.processor.join([ids]) for ids in document.sentences]
         return GeneratedDocument("\n\n".join(paragraphs), paragraphs, sentences, document.structure, document.plan)
+
+
+def _in_order(found: Sequence[LevelLatents], parts: Sequence[Sequence[int]]) -> LevelLatents:
+    """One level's latents of batches of the documents in `parts`, in the order of the documents."""
+    pairs = zip(found, parts, strict=True)
+    document, order = torch.cat([of.document.new_tensor(part)[of.document] for of, part in pairs]).sort(stable=True)
+    mean, log_variance = torch.cat([of.mean for of in found]), torch.cat([of.log_variance for of in found])
+    return LevelLatents(mean[order], log_variance[order], document)
 
 
 def _described(folder: Path) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from run_scripts import refusal, run_script
+from sklearn.linear_model import LogisticRegression
 from tiny import DOCUMENT
 
 from textvae.data.dataset import Documents
@@ -115,6 +116,93 @@ def test_documents_without_a_label_are_left_out_and_counted(
     assert (found["left_out_unlabelled"], found["left_out_rare"]) == (5, 0)
 
 
+def test_a_split_of_its_own_is_tested_on(run: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """All of one split is trained on and all of the other tested, but for what is of a source or label of one side."""
+    data, out = tmp_path / "data", tmp_path / "probe.json"
+    data.mkdir()
+    train = [{"id": f"a{n}"} | of for n, of in enumerate(labelled(*["sea"] * 6, *["shop"] * 4))]
+    test = [{"id": f"b{n}"} | of for n, of in enumerate(labelled(*["sea"] * 3, *["shop"] * 5, "night"))]
+    for name, records in (("train", train), ("test", [*test, train[0] | {"id": "a0"}])):
+        (data / f"{name}.jsonl").write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    assert probe(run, str(data), out, "--split", "train", "--test-split", "test") == 0
+    found = json.loads(out.read_text(encoding="utf-8"))
+    counted = ("classes", "train", "test", "left_out_rare", "left_out_shared")
+    assert [found[key] for key in counted] == [2, 10, 8, 1, 1]
+    assert all(score["accuracy"] == 1 for score in found["levels"].values())
+    # What training has most of.
+    assert found["baselines"]["majority"]["accuracy"] == 3 / 8
+    printed = capsys.readouterr().out
+    sizes = {level.name: level.latent_size for level in load_run(run).config.model_config.levels}
+    for level, size in sizes.items():
+        assert found["differences"][level] == {"to": f"encoder_pca_{size}", "accuracy": 0, "accuracy_error": 0}
+        assert f"+0.000 ±0.000 to encoder_pca_{size}" in printed
+    assert "1 documents of rare labels, 1 documents of sources that are trained on" in printed
+
+
+def test_nothing_is_fitted_on_what_is_tested() -> None:
+    """Examples are classified alike whatever is tested beside them: far off, in other words, and with a feature that is
+    rounding elsewhere, where it would give the label away."""
+    random = np.random.default_rng(0)
+
+    def some(name: str, count: int, *, is_far: bool = False) -> Examples:
+        labels = random.permutation(["left", "right"] * (count // 2))
+        is_left = labels == "left"
+        states = random.normal(size=(count, 6)) * ([1, 1, 1, 99, 1, 0] if is_far else [9, 9, 1, 1, 1, 0])
+        states[:, 3] += 2 * is_left
+        states[:, 5] = random.normal(size=count) if is_far else 1e-6 * is_left
+        odds = np.linspace(2, 4, 12) / 36
+        words = [random.choice(12, 8, p=odds if left else odds[::-1]) % (6 if is_far else 12) for left in is_left]
+        texts = np.asarray([" ".join(map(str, numbers)) for numbers in words])
+        sources = np.asarray([f"{name}-{n}" for n in range(count)])
+        return Examples({"document": states[:, 3:5], ENCODER: states}, texts, labels, sources, 0)
+
+    train, near, far = some("train", 60), some("near", 200), some("far", 600, is_far=True)
+    apart = [probe_of(train, "label", 0, tested=part) for part in (near, far)]
+    both = probe_of(train, "label", 0, tested=near.followed_by(far))
+    assert 0.6 < apart[0].levels["document"].accuracy < 0.95
+    for scores in ("levels", "baselines"):
+        for name, of_both in getattr(both, scores).items():
+            right = [getattr(part, scores)[name].accuracy * part.test for part in apart]
+            assert of_both.accuracy * both.test == pytest.approx(sum(right)), name
+
+
+def test_lengths_that_are_tested_are_in_the_classes_of_those_that_are_trained_on(run: str) -> None:
+    """Of three sentences as long as in training, of one; what is longer than any is in the last class."""
+    model = load_run(run)
+    several, one = (Documents.of(model.process([SourceDocument("x", units=[lines])])) for lines in (LINES, LINES[:1]))
+    trained = collect(model, several, "length")
+    assert len(set(trained.labels)) == 3
+    assert collect(model, one, "length", trained=trained).labels.tolist() == [trained.labels[0]]
+    trained = collect(model, one, "length")
+    assert collect(model, several, "length", trained=trained).labels.tolist() == [trained.labels[0]] * 3
+
+
+def test_a_difference_is_paired_and_clustered() -> None:
+    """A level that is the components themselves differs by nothing, however wide either's error is; one that says all
+    is better by what components miss, with the error of the examples that they miss, by source."""
+    random = np.random.default_rng(0)
+
+    def some(name: str) -> Examples:
+        labels = np.repeat(random.permutation(["left", "right"] * 20), 2)
+        states = np.stack([np.where(labels == "left", 4.0, -4.0), 2 * np.repeat(random.normal(size=40), 2)], axis=1)
+        states[:, 0] += np.repeat(random.normal(size=40) * 5, 2)
+        told = np.where(labels == "left", 1.0, -1.0)[:, None] * [1, 1]
+        sources = np.repeat([f"{name}-{n}" for n in range(40)], 2)
+        values = {"same": states, "told": told, ENCODER: states}
+        return Examples(values, np.asarray(["x"] * 80), labels, sources, 0)
+
+    found = probe_of(some("train"), "label", 0, tested=some("test"))
+    same, told = found.differences["same"], found.differences["told"]
+    components = found.baselines["encoder_pca_2"]
+    assert same.to == told.to == "encoder_pca_2"
+    assert (same.accuracy, same.accuracy_error) == (0, 0)
+    assert components.accuracy_error > 0.02
+    assert told.accuracy == pytest.approx(1 - components.accuracy)
+    # What is missed is missed in both examples of a source: as many observations as sources.
+    missed = 1 - components.accuracy
+    assert told.accuracy_error == pytest.approx(math.sqrt(missed * (1 - missed) / 39))
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_no_source_is_on_both_sides(seed: int) -> None:
     """Articles of one to nine sections, all of one label: three articles in ten are tested, of each label."""
@@ -154,8 +242,10 @@ def test_a_probe_cannot_recognise_an_article_by_its_other_sections() -> None:
         (labelled("sea", "sea", "shop"), [], "field 'label' needs two or more values with two or more sources each"),
         (labelled(*TOPICS, *TOPICS), [], "3 values of field 'label' in 6 sources"),
         (labelled("sea", "shop"), ["--model", "LM"], "a plain language model has no encoder"),
+        (labelled("sea", "shop"), ["--split", "test", "--test-split", "test"], "--split are both 'test'"),
+        (labelled(*TOPICS, *TOPICS), ["--test-split", "test"], "6 examples are of sources that are trained on"),
     ],
-    ids=["field", "one value", "few documents", "language model"],
+    ids=["field", "one value", "few documents", "language model", "same split", "no splits"],
 )
 def test_what_cannot_be_probed_is_said_in_a_line(
     run: str,
@@ -252,6 +342,27 @@ def test_a_few_examples_of_every_class_are_taken_from_the_training_part(
     assert "document       accuracy 1.000  macro F1 1.000  1-shot 1.000  5-shot 1.000" in capsys.readouterr().out
 
 
+def test_a_few_examples_choose_their_own_strength() -> None:
+    """Of eighty dimensions half tell a little, and few examples need strong regularisation: as many as there are to
+    train on tell as much as those do, more than the weakest regularisation."""
+    random = np.random.default_rng(0)
+
+    def some(name: str, count: int) -> Examples:
+        labels = random.permutation(["left", "right"] * (count // 2))
+        values = random.normal(size=(count, 80))
+        values[:, :40] += np.where(labels == "left", 0.15, -0.15)[:, None]
+        sources = np.asarray([f"{name}-{n}" for n in range(count)])
+        features = {"document": values, ENCODER: values[:, :1]}
+        return Examples(features, np.asarray(["x"] * count), labels, sources, 0)
+
+    train, test = some("train", 120), some("test", 400)
+    found = probe_of(train, "label", 0, [120], test)
+    few, all_of_it = found.few_shot["document"]["120"].accuracy, found.levels["document"].accuracy
+    weakest = LogisticRegression(C=max(DENSE_STRENGTHS)).fit(train.features["document"], train.labels)
+    assert few == pytest.approx(all_of_it, abs=0.02)
+    assert few > weakest.score(test.features["document"], test.labels) + 0.03
+
+
 def test_the_strength_is_chosen_by_sources_that_were_not_learned_from() -> None:
     """Every source has a direction of its own, which tells nothing of others, and forty that tell all a little."""
     random = np.random.default_rng(0)
@@ -262,3 +373,10 @@ def test_the_strength_is_chosen_by_sources_that_were_not_learned_from() -> None:
     by_source = fit_by_source(values, labels, sources, DENSE_STRENGTHS).best_score_
     by_example = fit_by_source(values, labels, np.arange(300), DENSE_STRENGTHS).best_score_
     assert by_source < 0.9 < by_example
+
+
+def test_a_fold_that_leaves_one_label_to_learn_is_passed_over() -> None:
+    """Four examples of three sources: one of the folds holds both of one label's."""
+    labels, sources = np.asarray(["left", "left", "right", "right"]), np.asarray(["c", "b", "b", "a"])
+    values = np.asarray([[1.0], [1.0], [-1.0], [-1.0]])
+    assert fit_by_source(values, labels, sources, DENSE_STRENGTHS).predict(values).tolist() == labels.tolist()

@@ -1,6 +1,8 @@
 """Texts -> vectors: what they are, and that they are what an index compares."""
 
+import inspect
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,9 @@ from textvae.data.document import SourceDocument
 from textvae.runs import load_run
 from textvae.search.embed import embed_corpus
 from textvae.search.embedder import TextEmbedder
+from textvae.search.export import export_encoder, load_exported
 from textvae.search.index import Index
+from textvae.search.query import embed_query
 from textvae.text_vae import HierarchicalTextVAE
 
 TEXTS = [
@@ -54,10 +58,9 @@ def test_an_indexs_vectors_are_compared_as_it_compares_them(model: HierarchicalT
 def test_texts_measure_what_a_corpus_of_them_knows(model: HierarchicalTextVAE, index: Index) -> None:
     for level in DOCUMENT:
         ours, theirs = TextEmbedder.of(model, TEXTS, level), index.embedder(model, level)
-        assert ours.corpus is not None
-        assert theirs.corpus is not None
-        np.testing.assert_allclose(ours.corpus.mean, theirs.corpus.mean, atol=1e-6)
-        np.testing.assert_allclose(ours.corpus.std, theirs.corpus.std, atol=1e-6)
+        assert list(ours.corpus) == list(theirs.corpus) == list(DOCUMENT)
+        np.testing.assert_allclose(ours.corpus[level].mean, theirs.corpus[level].mean, atol=1e-6)
+        np.testing.assert_allclose(ours.corpus[level].std, theirs.corpus[level].std, atol=1e-6)
     vectors = TextEmbedder.of(model, TEXTS).encode(TEXTS)
     np.testing.assert_allclose(vectors.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(vectors.std(0), 1, atol=1e-4)
@@ -77,12 +80,57 @@ def test_vectors_come_as_they_are_asked_for(model: HierarchicalTextVAE) -> None:
     assert embedder.encode([]).shape == (0, plain.shape[1])
 
 
+def test_one_embedder_has_every_level_that_its_corpus_was_measured_at(
+    model: HierarchicalTextVAE, index: Index, tmp_path: Path
+) -> None:
+    embedder = TextEmbedder.of(model, TEXTS)
+    for level in DOCUMENT:
+        for ours, theirs in zip(
+            embedder.encode(TEXTS, level=level), index.embedder(model, level).encode(TEXTS), strict=True
+        ):
+            np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    export_encoder(embedder, tmp_path)
+    with pytest.raises(ValueError, match="mean and deviation are known of level document, not of 'sentence'"):
+        load_exported(tmp_path).encode(TEXTS, level="sentence")
+
+
+def test_a_query_is_read_as_one_sentence(model: HierarchicalTextVAE) -> None:
+    embedder, query = TextEmbedder(model), "Is there soup? Everybody laughed."
+    for level in DOCUMENT:
+        asked, expected = embedder.encode_query([query], level=level), embed_query(model, query, level)
+        np.testing.assert_allclose(np.concatenate([np.atleast_2d(rows) for rows in asked]), expected[None], atol=1e-5)
+    assert len(embedder.encode_document(query, level="sentence")) == 2
+    np.testing.assert_array_equal(embedder.encode_document(TEXTS), embedder.encode(TEXTS))
+    assert not np.allclose(embedder.encode_query(query), embedder.encode(query))
+
+
+def test_what_sentence_transformers_takes_by_default_is_taken(model: HierarchicalTextVAE) -> None:
+    """Every argument of its `encode`, at its default, and words that are put before the texts."""
+    library = pytest.importorskip("sentence_transformers", "6.0")
+    parameters = inspect.signature(library.SentenceTransformer.encode).parameters.values()
+    named = {of.name: of.default for of in parameters if of.default is not of.empty}
+    embedder = TextEmbedder(model)
+    np.testing.assert_array_equal(embedder.encode(inputs=TEXTS, **named), embedder.encode(TEXTS))
+    np.testing.assert_array_equal(embedder.encode(TEXTS, device="cpu"), embedder.encode(TEXTS))
+    prompted = embedder.encode(TEXTS, prompt="Old Marta watched it. ")
+    np.testing.assert_array_equal(prompted, embedder.encode([f"Old Marta watched it. {text}" for text in TEXTS]))
+
+
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
         (lambda model: TextEmbedder(model, "verse"), "the model has no level 'verse'; it has document, paragraph"),
         (lambda model: TextEmbedder(model).encode(TEXTS, batch_size=0), "batch_size is 0"),
-        (lambda model: TextEmbedder(model).encode(TEXTS, prompt="x"), "encode does not know prompt"),
+        (lambda model: TextEmbedder(model).encode(TEXTS, level="verse"), "the model has no level 'verse'"),
+        (lambda model: TextEmbedder(model).encode(TEXTS, prompts="x"), "encode does not know prompts"),
+        (
+            lambda model: TextEmbedder(model).encode(TEXTS, precision="int8"),
+            "takes precision='float32' alone, not 'int8'",
+        ),
+        (lambda model: TextEmbedder(model).encode(TEXTS, truncate_dim=2), "takes truncate_dim=None alone, not 2"),
+        (lambda model: TextEmbedder(model).encode(TEXTS, device="cuda:7"), "device is cuda:7, the model is on cpu"),
+        (lambda model: TextEmbedder(model).encode(TEXTS, task="rank"), "task is 'rank'; it must be query or document"),
+        (lambda model: TextEmbedder.of(model, []), "there are no texts to measure mean and deviation on"),
         (lambda model: TextEmbedder(model).encode(["", *TEXTS]), "'text-"),
     ],
 )

@@ -46,7 +46,7 @@ def exported(index: Path, run: str, tmp_path_factory: pytest.TempPathFactory) ->
 def test_its_vectors_are_those_of_the_model(model: HierarchicalTextVAE, index: Path, exported: dict[str, str]) -> None:
     for level, folder in exported.items():
         ours, theirs = load_exported(folder), Index(index).embedder(model, level)
-        assert (ours.size, ours.corpus) == (theirs.size, theirs.corpus)
+        assert (ours.size, ours.corpus) == (theirs.size, {level: theirs.corpus[level]})
         for one, other in zip(ours.encode(TEXTS), theirs.encode(TEXTS), strict=True):
             np.testing.assert_allclose(one, other, atol=1e-5)
 
@@ -67,7 +67,7 @@ def test_sentence_transformers_gives_a_documents_latent(
     loaded = library.SentenceTransformer(exported["document"], trust_remote_code=True, device="cpu")
     embedder = Index(index).embedder(model)
     np.testing.assert_allclose(loaded.encode(TEXTS, batch_size=2), embedder.encode(TEXTS), rtol=1e-5, atol=1e-5)
-    asked = embedder.corpus.standardised(embed_query(model, QUERY, "document"))
+    asked = embedder.corpus["document"].standardised(embed_query(model, QUERY, "document"))
     np.testing.assert_allclose(loaded.encode_query(QUERY), asked, rtol=1e-5, atol=1e-5)
     cosines = embedder.similarity(embedder.encode([QUERY]), embedder.encode(TEXTS))
     np.testing.assert_allclose(loaded.similarity(loaded.encode([QUERY]), loaded.encode(TEXTS)), cosines, atol=1e-5)

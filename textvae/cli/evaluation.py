@@ -31,10 +31,10 @@ def script_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def evaluation_parser(description: str | None) -> argparse.ArgumentParser:
+def evaluation_parser(description: str | None, *, needs_data: bool = True) -> argparse.ArgumentParser:
     """For a script that takes a model and data, and writes a JSON file."""
     parser = script_parser(description)
-    parser.add_argument("--data", required=True, help=f"prepared data set, or a source: {SOURCES}")
+    parser.add_argument("--data", required=needs_data, help=f"prepared data set, or a source: {SOURCES}")
     parser.add_argument("--split", default="validation", help="split of the data (default: %(default)s)")
     parser.add_argument("--out", required=True, metavar="FILE.json", help="where the result is written")
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (default: %(default)s)")
@@ -59,13 +59,25 @@ def evaluation_process(device: str | None = None) -> PartialState:
 
 def open_evaluation(arguments: argparse.Namespace) -> tuple[PartialState, HierarchicalTextVAE, Documents]:
     """What the arguments of `evaluation_parser` name: the model on the device of this process."""
+    process, model = open_model(arguments)
+    return process, model, open_split(arguments, arguments.split, model, process)
+
+
+def open_model(arguments: argparse.Namespace) -> tuple[PartialState, HierarchicalTextVAE]:
+    """This process, and the model on its device."""
     process = evaluation_process(arguments.device)
-    model = load_model(arguments, device=own_device(arguments, process))
-    documents = open_source(arguments, arguments.data, model, arguments.split)
+    return process, load_model(arguments, device=own_device(arguments, process))
+
+
+def open_split(
+    arguments: argparse.Namespace, split: str, model: HierarchicalTextVAE, process: PartialState
+) -> Documents:
+    """Documents of one split of --data."""
+    documents = open_source(arguments, arguments.data, model, split)
     if process.is_main_process:
         # What became of a source that is read now must be seen; of prepared data, `prepare` has said it.
         logger.log(logging.INFO if documents.account is None else logging.WARNING, "%s: %s", arguments.data, documents)
-    return process, model, documents
+    return documents
 
 
 def own_device(arguments: argparse.Namespace, process: PartialState) -> str | torch.device:

@@ -62,13 +62,11 @@ class LatentEncoder:
         reads them. An empty text is a row of zeros, whose cosines are all 0."""
         texts = [text for batch in inputs for text in batch["text"]]
         written = [number for number, text in enumerate(texts) if normalise(text)]
-        as_queries = getattr(prompt_type, "value", prompt_type) == "query"
-        units = self.embedder.read(
-            [texts[number] for number in written], show_progress_bar=False, as_queries=as_queries
-        )
         found = np.zeros((len(texts), self.embedder.size), np.float32)
         if written:
-            found[written] = torch.cat(units)
+            task = "query" if getattr(prompt_type, "value", prompt_type) == "query" else None
+            some = [texts[number] for number in written]
+            found[written] = self.embedder.encode(some, task=task, show_progress_bar=False)
         return found
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Tensor:

@@ -92,7 +92,7 @@ def save_encoder(embedder: TextEmbedder, folder: Path) -> None:
     weights = {name: value.cpu().clone() for name, value in model.state_dict().items() if name.startswith(ENCODING)}
     save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     model.processor.save_pretrained(folder)
-    write_json(folder / EMBEDDING_FILE, asdict(Embedding(embedder.level, embedder.corpus)))
+    write_json(folder / EMBEDDING_FILE, asdict(Embedding(embedder.level, embedder.corpus.get(embedder.level))))
     own = ("config.json", WEIGHTS_FILE, EMBEDDING_FILE, PROCESSOR_FILE, f"{ENCODER_FOLDER}/*", f"{DECODER_FOLDER}/*")
     write_json(folder / CHECKSUMS_FILE, checksums(folder, (path for name in own for path in folder.glob(name))))
 
@@ -117,7 +117,8 @@ def load_exported(folder: str | Path) -> TextEmbedder:
         if weights.keys() != model.state_dict().keys():
             raise ValueError(f"its weights are not those of the model that {EMBEDDING_FILE} is of")
         model.load_state_dict(weights)
-    return TextEmbedder(model.eval(), described.level, described.corpus)
+    corpus = None if described.corpus is None else {described.level: described.corpus}
+    return TextEmbedder(model.eval(), described.level, corpus)
 
 
 def _without_decoder(config: TextVAEConfig, processor: DocumentProcessor) -> HierarchicalTextVAE:

@@ -83,7 +83,8 @@ class Index:
         """Texts -> vectors that are compared as units of `level` (default: the top) are; `model`: as of `search`."""
         level = self.levels[0] if level is None else level
         self._check_model(model)
-        return TextEmbedder(model, level, self._check(level, 1))
+        self._check(level, 1)
+        return TextEmbedder(model, level, self.description.levels)
 
     def search(
         self,

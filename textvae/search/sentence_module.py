@@ -45,7 +45,7 @@ class LatentModule(InputModule):
             if not isinstance(given, str):
                 raise ValueError(f"a text is needed, not {type(given).__name__}")
         texts = [(prompt or "") + text for text in inputs]
-        return {"documents": self.embedder.process(texts, as_queries=task == "query")}
+        return {"documents": self.embedder.process(texts, "query" if task == "query" else None)}
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         units = [rows.to(self.model.device) for rows in self.embedder.units(features["documents"])]

@@ -1,1 +1,2 @@
-"""Linear probes of what the latents know: `examples` of what is predicted; `classify` learns and tests it."""
+"""Linear probes of what the latents know: `examples` of what is predicted, those of `discourse` among them; `classify`
+learns and tests it."""

@@ -1,7 +1,8 @@
-"""What a probe predicts, and what it is given: examples of documents, of sentences or of two neighbouring sentences.
+"""What a probe predicts, and what it is given: examples of documents, of sentences, of two neighbouring sentences or of
+DiscoEval's items.
 
 A label comes with the data; the other tasks need none, and ask for what a document's own parts tell. Sentence stands
-for a unit of the lowest level of the data, whatever its name. Shapes: N examples, D features.
+for a unit of the lowest level of the data, whatever its name. Shapes: N examples, S sentences, D features.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 from textvae.data.dataset import Documents
 from textvae.data.document import EncodedDocument
 from textvae.data.loader import DocumentGroup, gather_in_order, walk
+from textvae.evaluation.probing.discourse import DISCOURSE, SENTENCES, DiscourseTask, of_sentences
 from textvae.model.unit_transformer import segment_mean
 from textvae.text_vae import HierarchicalTextVAE
 
@@ -34,8 +36,9 @@ Answers = list[str | float | None]
 
 @dataclass(frozen=True)
 class Task:
-    of: Literal["document", "sentence", "pair"]
-    """What an example is; a pair is a sentence and the next one of the same parent, given both ways round."""
+    of: Literal["document", "sentence", "pair", "item"]
+    """What an example is; a pair is a sentence and the next one of the same parent, given both ways round; an item is a
+    document that `discourse.documents_of` made."""
     said: str
     """What is predicted, in words."""
     without: str
@@ -98,13 +101,37 @@ TASKS = {
         "without two sentences beside each other",
         _order,
     ),
+} | {
+    name: Task("item", f"{task.said} (Chen et al. 2019)", f"of fewer than {task.num_sentences} sentences", _label)
+    for name, task in DISCOURSE.items()
 }
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """At most `LENGTHS` ranges of numbers, about equally many in each."""
+
+    bounds: np.ndarray
+    """Largest numbers of all but the last."""
+    names: list[str]
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> Ranges:
+        bounds = np.unique(np.quantile(values, np.linspace(0, 1, LENGTHS + 1)[1:-1], method="lower"))
+        of_each = np.searchsorted(bounds, values)
+        members = [values[of_each == number] for number in np.unique(of_each)]
+        return cls(bounds, [f"{some.min():.0f} to {some.max():.0f}" for some in members])
+
+    def named(self, values: np.ndarray) -> np.ndarray:
+        """[N] names of the ranges that hold `values`; the outer ones hold what is beyond them, too."""
+        last = len(self.names) - 1
+        return np.asarray(self.names)[np.minimum(np.searchsorted(self.bounds, values), last)]
 
 
 @dataclass(frozen=True)
 class Examples:
     features: dict[str, np.ndarray]
-    """[N, D] by latent level and for `encoder_mean`."""
+    """[N, D] by latent level and for `encoder_mean`; of items, for all levels together as well."""
     texts: np.ndarray
     """[N] of strings."""
     labels: np.ndarray
@@ -113,6 +140,8 @@ class Examples:
     """[N] ids of the source documents that they are of."""
     num_left_out: int
     """Documents that give no example."""
+    ranges: Ranges | None = None
+    """Classes of the task `length`."""
 
     def select(self, kept: np.ndarray) -> Examples:
         features = {name: values[kept] for name, values in self.features.items()}
@@ -122,6 +151,18 @@ class Examples:
             texts=self.texts[kept],
             labels=self.labels[kept],
             sources=self.sources[kept],
+        )
+
+    def followed_by(self, others: Examples) -> Examples:
+        """These and then `others`, of the same task."""
+        features = {name: np.concatenate([values, others.features[name]]) for name, values in self.features.items()}
+        return replace(
+            self,
+            features=features,
+            texts=np.concatenate([self.texts, others.texts]),
+            labels=np.concatenate([self.labels, others.labels]),
+            sources=np.concatenate([self.sources, others.sources]),
+            num_left_out=self.num_left_out + others.num_left_out,
         )
 
 
@@ -142,13 +183,16 @@ def collect(
     label: str = "label",
     batch_tokens: int = 8192,
     process: PartialState | None = None,
+    trained: Examples | None = None,
 ) -> Examples:
-    """Examples of one of `TASKS` from all documents; of several processes each takes a share.
+    """Examples of one of `TASKS` from all documents; of several processes each takes a share. `trained`: those that a
+    probe is fitted on, whose classes these have, where these are to test it.
 
     Of a document, a level's features are the mean over its units, and `encoder_mean` is that of the pretrained
     sentence features. Of a sentence, they are those of the unit that it is in, or is; of a pair, of both, one after the
-    other. The field `label` is no label where it is null, NaN, empty or missing. Raises ValueError where no document
-    gives an example.
+    other. Of an item, a level's features are its unit's, those of the sentences' level are combined as published, and
+    all levels' are given one after the other as well. The field `label` is no label where it is null, NaN, empty or
+    missing. Raises ValueError where no document gives an example.
     """
     asked = TASKS[task]
     found: list[tuple[int, _OfDocument]] = []
@@ -156,6 +200,9 @@ def collect(
         documents, model.layout, model.device, batch_tokens=batch_tokens, process=process, purpose="features"
     ):
         features = _features(model, group, of_documents=asked.of == "document")
+        if asked.of == "item":
+            of_items = zip(group.members, features, strict=True)
+            features = [_of_item(DISCOURSE[task], model, document, values) for document, values in of_items]
         found += [
             (row, _of_document(asked, document, label, values))
             for row, document, values in zip(group.rows, group.members, features, strict=True)
@@ -165,16 +212,20 @@ def collect(
     if not with_examples:
         said = f"has a field '{label}' to predict; name another with --label" if task == "label" else "gives an example"
         raise ValueError(f"no document {said}" + ("" if task == "label" else f": all are {asked.without}"))
-    answers = [answer for _, each in with_examples for answer in each.answers]
+    answers = np.asarray([answer for _, each in with_examples for answer in each.answers])
+    ranges = None
+    if task == "length":
+        ranges = Ranges.of(answers) if trained is None or trained.ranges is None else trained.ranges
     return Examples(
         {
             name: np.concatenate([each.features[name] for _, each in with_examples])
-            for name in (*model.level_names, ENCODER)
+            for name in with_examples[0][1].features
         },
         np.asarray([text for _, each in with_examples for text in each.texts], dtype=object),
-        _in_classes(answers) if task == "length" else np.asarray(answers),
+        answers if ranges is None else ranges.named(answers),
         np.asarray([documents.source_ids[row] for row, each in with_examples for _ in each.answers]),
         len(gathered) - len(with_examples),
+        ranges,
     )
 
 
@@ -200,7 +251,7 @@ def _features(model: HierarchicalTextVAE, group: DocumentGroup, of_documents: bo
 def _of_document(task: Task, document: EncodedDocument, label: str, features: dict[str, np.ndarray]) -> _OfDocument:
     answers = task.answer(document, label)
     sentences = [sentence.strip() for sentence in document.sentences]
-    texts = [document.text()] if task.of == "document" else sentences
+    texts = sentences if task.of in ("sentence", "pair") else [document.text()]
     if task.of == "pair":
         pairs = _pairs(document)
         features = {
@@ -215,11 +266,18 @@ def _of_document(task: Task, document: EncodedDocument, label: str, features: di
     )
 
 
-def _in_classes(lengths: list[str | float]) -> np.ndarray:
-    """[N] names of at most `LENGTHS` ranges of numbers, about equally many in each."""
-    values = np.asarray(lengths, dtype=float)
-    bounds = np.unique(np.quantile(values, np.linspace(0, 1, LENGTHS + 1)[1:-1], method="lower"))
-    of_each = np.searchsorted(bounds, values)
-    names = {number: values[of_each == number] for number in np.unique(of_each)}
-    said = {number: f"{members.min():.0f} to {members.max():.0f}" for number, members in names.items()}
-    return np.asarray([said[number] for number in of_each])
+def _of_item(
+    task: DiscourseTask, model: HierarchicalTextVAE, document: EncodedDocument, features: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """[1, D] of the item by what its sentences have, [S, D]: above them, it is one unit."""
+    sentences = json.loads(document.extra)[SENTENCES]
+    found = {
+        name: task.combine(of_sentences(rows, document, sentences))
+        if name in (ENCODER, model.config.hierarchy[-1])
+        else rows[0]
+        for name, rows in features.items()
+    }
+    states, levels = found.pop(ENCODER), list(found)
+    if len(levels) > 1:
+        found["+".join(levels)] = np.concatenate([found[name] for name in levels])
+    return {name: row[None] for name, row in {**found, ENCODER: states}.items()}
