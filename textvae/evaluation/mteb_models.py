@@ -26,7 +26,7 @@ from textvae.data.text.segmentation import normalise
 from textvae.devices import choose_device
 from textvae.runs import load_run
 from textvae.search.embed import embed_corpus
-from textvae.search.embedder import TextEmbedder
+from textvae.search.embedder import Task, TextEmbedder
 from textvae.search.export import load_exported
 from textvae.search.index import By, Index
 from textvae.search.query import Queries
@@ -64,7 +64,7 @@ class LatentEncoder:
         written = [number for number, text in enumerate(texts) if normalise(text)]
         found = np.zeros((len(texts), self.embedder.size), np.float32)
         if written:
-            task = "query" if getattr(prompt_type, "value", prompt_type) == "query" else None
+            task: Task = "query" if getattr(prompt_type, "value", prompt_type) == "query" else "document"
             some = [texts[number] for number in written]
             found[written] = self.embedder.encode(some, task=task, show_progress_bar=False)
         return found
