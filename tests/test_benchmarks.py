@@ -154,6 +154,25 @@ def test_operators_of_a_step_stand_beside_the_decoders_own(
     assert [line.split()[1] for line in lines[1:4]] == list(operators)[:3]
 
 
+def test_searches_of_proposals_stand_beside_those_of_everything(
+    run: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    corpus, index, out = tmp_path / "corpus.jsonl", tmp_path / "index", tmp_path / "search.json"
+    names = ("boat", "soup", "wall", "night")
+    records = [{"id": name, "title": name, "text": f"The {name} moved. It was late."} for name in names]
+    corpus.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    assert main(["embed", str(corpus), "--model", run, "--out", str(index)]) == 0
+    before = sorted(index.rglob("*"))
+    assert run_script("benchmarks/search_speed.py", str(index), "--queries", "3", "--out", str(out)) == 0
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert (found["queries"], list(found["built"])) == (3, ["hnsw", "ivf"])
+    assert [one["neighbours"] for one in found["searches"]] == [None] * 6 + ["hnsw"] * 6 + ["ivf"] * 6
+    # All of so few are looked at in any case.
+    assert {(one["found"], one["first"]) for one in found["searches"]} == {(1.0, 1.0)}
+    assert len([line for line in capfd.readouterr().out.splitlines() if line.startswith("| ")]) == 1 + 18
+    assert sorted(index.rglob("*")) == before
+
+
 @pytest.mark.slow
 def test_memory_is_measured_by_the_size_of_a_corpus(
     prepared: Path, encoder_folder: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]

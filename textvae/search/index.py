@@ -20,7 +20,7 @@ from textvae.search.embedder import TextEmbedder
 from textvae.search.filters import Only, left_by
 from textvae.search.lexical import Lexical
 from textvae.search.neighbours import Neighbours
-from textvae.search.passages import Passages
+from textvae.search.passages import Passages, Some
 from textvae.search.postings import read_postings
 from textvae.search.query import Asked, Queries
 from textvae.search.results import Passage, SearchResult
@@ -66,6 +66,7 @@ class Index:
         self._open: dict[str, pyarrow.Table] = {}
         self._known_topics: dict[str, tuple[Tensor, Tensor]] = {}
         self._known_words: dict[str, Lexical] = {}
+        self._known_samples: dict[str, Some] = {}
 
     @property
     def levels(self) -> tuple[str, ...]:
@@ -169,18 +170,21 @@ class Index:
     def _scores_of(self, asked: Asked, level: str, by: By, units: np.ndarray) -> np.ndarray:
         """[n] of the `units` [n], by the encoder or `hybrid`: as of `scores`, but for the encoder's deviations, which
         are those of a sample."""
-        scores = self._passages.scores(asked.direction, level, units)
+        scores = self._passages.some(level, units).scores(asked.direction)
         if by == "encoder":
             return scores
         words = self._lexical(level).scores(asked.text)
-        sample = self._passages.scores(asked.direction, level, self._sample(level))
+        sample = self._sample(level).scores(asked.direction)
         return _added(by, [scores, words[units]], [sample, words])
 
-    def _sample(self, level: str) -> np.ndarray:
+    def _sample(self, level: str) -> Some:
         """Units of a level that stand for all: as many as have `SAMPLE` passages together, the same every time."""
-        sizes = np.diff(self._passages.first[level])
-        drawn = np.random.default_rng(0).permutation(len(sizes))
-        return np.sort(drawn[: max(1, int(np.searchsorted(np.cumsum(sizes[drawn]), SAMPLE, side="right")))])
+        if level not in self._known_samples:
+            sizes = np.diff(self._passages.first[level])
+            drawn = np.random.default_rng(0).permutation(len(sizes))
+            number = max(1, int(np.searchsorted(np.cumsum(sizes[drawn]), SAMPLE, side="right")))
+            self._known_samples[level] = self._passages.some(level, np.sort(drawn[:number]))
+        return self._known_samples[level]
 
     def nearest(self, sought: np.ndarray, level: str, k: int = 10, only: Only | None = None) -> list[SearchResult]:
         """The `k` units of `level` nearest to an embedding [Z], among those that `only` leaves.

@@ -10,6 +10,7 @@ Shapes: U units of a level, P passages, F size of the encoder's features, n unit
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -43,25 +44,25 @@ class Passages:
             if (np.diff(first) < 1).any():
                 raise ValueError(f"'{index}' is damaged (a {name} has no {self.lowest}); {AGAIN}")
 
-    def scores(self, query: np.ndarray, level: str, units: np.ndarray | None = None) -> np.ndarray:
-        """[U] in [-1, 1] of all units of a level, or [n] of the `units` [n]; `query`: [F] its direction.
+    def scores(self, query: np.ndarray, level: str) -> np.ndarray:
+        """[U] in [-1, 1] of all units of a level; `query`: [F] its direction. Raises ValueError for directions that are
+        damaged."""
+        best = np.maximum.reduceat(self._cosines(self.lowest, query), self.first[level][:-1])
+        return (best + self._cosines(level, query)) / 2
 
-        Raises ValueError for directions that are damaged.
-        """
+    def some(self, level: str, units: np.ndarray) -> Some:
+        """The `units` [n] of a level, in memory."""
         first = self.first[level]
-        if units is None:
-            best = np.maximum.reduceat(self._cosines(self.lowest, query), first[:-1])
-            return (best + self._cosines(level, query)) / 2
         counts = first[units + 1] - first[units]
         starts = np.cumsum(counts) - counts
         passages = np.arange(counts.sum()) + np.repeat(first[units] - starts, counts)
-        best = np.maximum.reduceat(self._cosines(self.lowest, query, passages), starts)
-        return (best + self._cosines(level, query, units)) / 2
+        return Some(self.directions[level][units], self.directions[self.lowest][passages], starts, self.index)
 
     def best(self, query: np.ndarray, level: str, unit: int) -> int:
         """The passage of a unit that is nearest to the query."""
         first, after = self.first[level][unit : unit + 2]
-        return int(first) + int(self._cosines(self.lowest, query, np.arange(first, after)).argmax())
+        cosines = self.directions[self.lowest][np.arange(first, after)] @ query
+        return int(first) + int(_checked(cosines, self.index).argmax())
 
     def place(self, level: str, unit: int) -> dict[str, int]:
         """By level down to `level`, which of its document's units a unit is in, from 1; without a top that has one
@@ -80,12 +81,30 @@ class Passages:
         """[..] the units of `level` that `passages` [..] are in."""
         return np.searchsorted(self.first[level], passages, side="right") - 1
 
-    def _cosines(self, level: str, query: np.ndarray, units: np.ndarray | None = None) -> np.ndarray:
-        directions = self.directions[level]
-        if units is None:
-            cosines = np.concatenate([block @ query for block in directions.blocks(BLOCK)])
-        else:
-            cosines = directions[units] @ query
-        if not np.isfinite(cosines).all():
-            raise ValueError(f"'{self.index}' is damaged (a direction is not finite); {AGAIN}")
-        return cosines
+    def _cosines(self, level: str, query: np.ndarray) -> np.ndarray:
+        blocks = self.directions[level].blocks(BLOCK)
+        return _checked(np.concatenate([block @ query for block in blocks]), self.index)
+
+
+@dataclass(frozen=True)
+class Some:
+    """A few units of a level, and their passages, one unit's after the other's."""
+
+    units: np.ndarray
+    """[n, F]"""
+    passages: np.ndarray
+    """[passages, F]"""
+    starts: np.ndarray
+    """[n] the first passage of each."""
+    index: Path
+
+    def scores(self, query: np.ndarray) -> np.ndarray:
+        """[n] as `Passages.scores`."""
+        best = np.maximum.reduceat(self.passages @ query, self.starts)
+        return _checked((best + self.units @ query) / 2, self.index)
+
+
+def _checked(cosines: np.ndarray, index: Path) -> np.ndarray:
+    if not np.isfinite(cosines).all():
+        raise ValueError(f"'{index}' is damaged (a direction is not finite); {AGAIN}")
+    return cosines
