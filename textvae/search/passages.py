@@ -1,8 +1,9 @@
 """Search by meaning as the pretrained encoder reads it: every unit through the passages that it is made of.
 
 A passage is a unit of the lowest level. A long text's mean blurs what one of its sentences says, and one sentence
-alone does not say what the text is about: a unit's score is the mean of both cosines, that of its mean passage and that
-of its best one (late interaction, as in ColBERT by Khattab & Zaharia 2020, over sentences in place of tokens).
+alone does not say what the text is about: a unit's score is a mean of both cosines, that of its best passage (late
+interaction, as in ColBERT by Khattab & Zaharia 2020, over sentences in place of tokens) and that of its mean passage,
+which counts the less the more passages it is of.
 
 Shapes: U units of a level, P passages, F size of the encoder's features, n units that are looked at.
 """
@@ -19,6 +20,8 @@ import pyarrow
 from textvae.search.storage import AGAIN
 from textvae.search.units import Directions, ancestors
 
+MANY = 32
+"""Passages whose mean counts half as much as that of one."""
 BLOCK = 1024
 """Directions that are made float32 at a time: few enough to stay in the processor's cache."""
 
@@ -47,8 +50,9 @@ class Passages:
     def scores(self, query: np.ndarray, level: str) -> np.ndarray:
         """[U] in [-1, 1] of all units of a level; `query`: [F] its direction. Raises ValueError for directions that are
         damaged."""
-        best = np.maximum.reduceat(self._cosines(self.lowest, query), self.first[level][:-1])
-        return (best + self._cosines(level, query)) / 2
+        first = self.first[level]
+        best = np.maximum.reduceat(self._cosines(self.lowest, query), first[:-1])
+        return _mean(best, self._cosines(level, query), np.diff(first))
 
     def some(self, level: str, units: np.ndarray) -> Some:
         """The `units` [n] of a level, in memory."""
@@ -56,7 +60,7 @@ class Passages:
         counts = first[units + 1] - first[units]
         starts = np.cumsum(counts) - counts
         passages = np.arange(counts.sum()) + np.repeat(first[units] - starts, counts)
-        return Some(self.directions[level][units], self.directions[self.lowest][passages], starts, self.index)
+        return Some(self.directions[level][units], self.directions[self.lowest][passages], counts, self.index)
 
     def best(self, query: np.ndarray, level: str, unit: int) -> int:
         """The passage of a unit that is nearest to the query."""
@@ -94,14 +98,20 @@ class Some:
     """[n, F]"""
     passages: np.ndarray
     """[passages, F]"""
-    starts: np.ndarray
-    """[n] the first passage of each."""
+    counts: np.ndarray
+    """[n] passages of each."""
     index: Path
 
     def scores(self, query: np.ndarray) -> np.ndarray:
         """[n] as `Passages.scores`."""
-        best = np.maximum.reduceat(self.passages @ query, self.starts)
-        return _checked((best + self.units @ query) / 2, self.index)
+        best = np.maximum.reduceat(self.passages @ query, np.cumsum(self.counts) - self.counts)
+        return _checked(_mean(best, self.units @ query, self.counts), self.index)
+
+
+def _mean(best: np.ndarray, of_mean: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """[n] of the cosine of the best passage and that of the mean of `counts` passages."""
+    weight = (MANY / (MANY + counts)).astype(np.float32)
+    return (best + weight * of_mean) / (1 + weight)
 
 
 def _checked(cosines: np.ndarray, index: Path) -> np.ndarray:
