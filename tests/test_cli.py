@@ -14,6 +14,7 @@ from tiny import DOCUMENT
 from textvae.cli.main import main
 from textvae.data.dataset import load_prepared
 from textvae.runs import load_run
+from textvae.search.storage import IndexDescription
 from textvae.writing.operations import zoom
 
 ROOT = Path(__file__).parent.parent
@@ -191,6 +192,17 @@ def test_queries_are_read_line_by_line(
         "error: the query is empty: give some words to search for",
         "error: 1 queries could not be answered",
     ]
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_auto_embeds_in_bfloat16_where_it_is_faster(
+    run: str, text_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faster: bool
+) -> None:
+    monkeypatch.setattr("textvae.devices._multiplies_bfloat16_faster", lambda: faster)
+    index = tmp_path / "index"
+    command = ["embed", text_file, "--model", run, "--out", str(index), "--device", "cpu", "--dtype", "auto"]
+    assert main(command) == 0
+    assert ("bfloat16" in IndexDescription.read(index).dtype) == faster
 
 
 def test_words_that_are_nowhere_find_nothing(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from textvae.cluster import RayWorkers
-from textvae.devices import DTYPES
+from textvae.devices import DTYPES, best_precision, choose_device
 
 if TYPE_CHECKING:
     from textvae.text_vae import HierarchicalTextVAE
@@ -34,7 +34,11 @@ def add_runtime(parser: argparse.ArgumentParser, *, batch_tokens: bool = False) 
     """Where the model runs, in which numbers and how much at a time."""
     group = parser.add_argument_group("running the model")
     group.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the accelerator, where there is one)")
-    group.add_argument("--dtype", choices=list(DTYPES), help="of the weights (default: as they were saved)")
+    group.add_argument(
+        "--dtype",
+        choices=["auto", *DTYPES],
+        help="of the weights (default: as they were saved); auto: bfloat16 where the device multiplies it faster",
+    )
     if batch_tokens:
         group.add_argument(
             "--batch-tokens", type=int, default=BATCH_TOKENS, metavar="N", help="at a time (default: %(default)s)"
@@ -72,7 +76,10 @@ def load_model(
     """
     from textvae.runs import load_run  # models take seconds to import
 
-    model = load_run(run or arguments.model, device or arguments.device, DTYPES.get(arguments.dtype))
+    where, dtype = choose_device(device or arguments.device), DTYPES.get(arguments.dtype)
+    if arguments.dtype == "auto" and best_precision(where) == "bf16":
+        dtype = torch.bfloat16
+    model = load_run(run or arguments.model, where, dtype)
     if "batch_tokens" in arguments:
         if arguments.batch_tokens < 1:
             raise ValueError(f"--batch-tokens is {arguments.batch_tokens}; it must be 1 or more")
