@@ -7,6 +7,7 @@ else is running there counts less.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -285,7 +286,9 @@ def batches_of_steps(
 
 def facts() -> dict[str, Any]:
     """Where something was measured, for its file."""
-    return {"device": str(choose_device()), "threads": torch.get_num_threads(), "versions": versions()}
+    allocator = {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")}
+    threads = torch.get_num_threads()
+    return {"device": str(choose_device()), "threads": threads, "allocator": allocator, "versions": versions()}
 
 
 MEASURES: dict[str, Callable[[Job], Measured]] = {
