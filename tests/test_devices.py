@@ -65,7 +65,10 @@ def test_the_second_of_two_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_run_is_loaded_in_the_numbers_that_were_asked_for(make_run: Callable[..., str]) -> None:
     run = make_run(*DOCUMENT)
     assert load_run(run).decoder.backbone.dtype == torch.float32
-    assert load_run(run, "cpu", torch.bfloat16).decoder.backbone.dtype == torch.bfloat16
+    for dtype in (torch.float32, torch.bfloat16):
+        model = load_run(run, "cpu", dtype)
+        for part in (model.encoder, model.decoder):
+            assert {weight.dtype for weight in part.backbone.parameters()} == {dtype}
     assert not load_run(run, dtype=torch.bfloat16).training
 
 

@@ -58,6 +58,19 @@ def test_a_saved_adapter_scores_what_it_scored(
     assert own.get_output_embeddings().weight is own.get_input_embeddings().weight or base.endswith("gpt2")
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, "bfloat16"])
+def test_frozen_weights_that_a_run_does_not_hold_are_in_the_numbers_that_were_asked_for(
+    base: str, settings: Settings, make_processor: Processors, tmp_path: Path, dtype: torch.dtype | str
+) -> None:
+    adapted(settings, make_processor(), base, save_frozen=False).save_pretrained(tmp_path / "run")
+    loaded = HierarchicalTextVAE.from_pretrained(tmp_path / "run", dtype=dtype).eval()
+    assert {weight.dtype for weight in loaded.decoder.backbone.parameters()} == {torch.bfloat16}
+    assert {latents.mean.dtype for latents in loaded.encode(TEXTS).values()} == {torch.float32}
+    own = loaded.decoder.backbone
+    assert own.get_output_embeddings().weight is own.get_input_embeddings().weight or base.endswith("gpt2")
+    assert nll(loaded).isfinite().all()
+
+
 def test_the_base_is_left_out_but_for_what_is_trained(
     base: str, settings: Settings, make_processor: Processors, tmp_path: Path
 ) -> None:

@@ -133,6 +133,14 @@ class HierarchicalTextVAE(DocumentVAE):
                 raise ValueError(f"{len(missing)} weights are missing, the first is {missing[0]}")
         model.weights_sha256 = tuple(str(sums.get(SAFE_WEIGHTS_NAME, "")).split())
         restore_frozen(model, model.config.references)
+        dtype = kwargs.get("dtype")
+        if isinstance(dtype, str) and dtype != "auto":
+            dtype = getattr(torch, dtype)
+        if isinstance(dtype, torch.dtype):
+            # Not all were cast on the way: not those that the folder does not hold, nor those of backbones whose own
+            # configuration says otherwise.
+            for part in filter(None, (model.encoder, model.decoder)):
+                part.backbone.to(dtype)
         of_hub = {key: kwargs[key] for key in HUB_ARGUMENTS if kwargs.get(key) is not None}
         model._processor = DocumentProcessor.from_pretrained(name, **of_hub)
         return model

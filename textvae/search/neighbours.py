@@ -43,7 +43,7 @@ LINKS, BUILD_WIDTH = 16, 80
 """Of a unit in a graph, and candidates when it is put in."""
 SEARCH_WIDTH = 2
 """Candidates of a search in a graph, times those that are wanted."""
-LISTS, PROBED = 4.0, 0.06
+LISTS, PROBED = 4.0, 0.15
 """Centroids for each square root of the units; the share of them whose lists are read."""
 TRAINING = 40
 """Units that each centroid is fitted to."""
