@@ -65,6 +65,8 @@ def test_frozen_weights_that_a_run_does_not_hold_are_in_the_numbers_that_were_as
     adapted(settings, make_processor(), base, save_frozen=False).save_pretrained(tmp_path / "run")
     loaded = HierarchicalTextVAE.from_pretrained(tmp_path / "run", dtype=dtype).eval()
     assert {weight.dtype for weight in loaded.decoder.backbone.parameters()} == {torch.bfloat16}
+    exact = {buffer.dtype for buffer in loaded.decoder.backbone.buffers() if buffer.is_floating_point()}
+    assert exact <= {torch.float32}  # rotary positions
     assert {latents.mean.dtype for latents in loaded.encode(TEXTS).values()} == {torch.float32}
     own = loaded.decoder.backbone
     assert own.get_output_embeddings().weight is own.get_input_embeddings().weight or base.endswith("gpt2")

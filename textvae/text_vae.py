@@ -140,7 +140,10 @@ class HierarchicalTextVAE(DocumentVAE):
             # Not all were cast on the way: not those that the folder does not hold, nor those of backbones whose own
             # configuration says otherwise.
             for part in filter(None, (model.encoder, model.decoder)):
-                part.backbone.to(dtype)
+                # Weights alone: frequencies of rotary positions stay as exact as they are.
+                for weight in part.backbone.parameters():
+                    if weight.is_floating_point():
+                        weight.data = weight.data.to(dtype)
         of_hub = {key: kwargs[key] for key in HUB_ARGUMENTS if kwargs.get(key) is not None}
         model._processor = DocumentProcessor.from_pretrained(name, **of_hub)
         return model

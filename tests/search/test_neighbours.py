@@ -15,7 +15,7 @@ from textvae.search import index as searching
 from textvae.search.delete import delete_documents
 from textvae.search.embed import embed_corpus
 from textvae.search.index import Index
-from textvae.search.neighbours import FOLDER, build_neighbours
+from textvae.search.neighbours import FOLDER, Neighbours, build_neighbours
 from textvae.search.query import Asked
 from textvae.text_vae import HierarchicalTextVAE
 
@@ -114,18 +114,45 @@ def test_an_index_that_changed_is_searched_as_it_is_now(
     """Even where whoever changed it was killed before the neighbours were gone."""
     build_neighbours(index, "hnsw")
     shutil.copytree(index / FOLDER, tmp_path / "old")
+    shutil.copytree(index / FOLDER, index / f"{FOLDER}-01234567.partial")  # of a maker that was killed
     with caplog.at_level(logging.WARNING):
         if change == "append":
             embed_corpus(model, documents(model, NUMBER, 8), index, run, append=True)
         else:
             delete_documents(index, [Index(index).search(model, QUERIES[0], k=1)[0].document])
-    assert not (index / FOLDER).exists()
+    assert not list(index.glob(f"{FOLDER}*"))
     assert "run textvae neighbours" in caplog.text
     (tmp_path / "old").rename(index / FOLDER)
     with caplog.at_level(logging.WARNING):
         found = Index(index)
     assert "has changed since its neighbours were found" in caplog.text
     assert found.search(model, QUERIES[0]) == Index(index, exact=True).search(model, QUERIES[0])
+
+
+def test_what_is_deleted_is_in_no_file_whenever_the_deletion_is_killed(
+    model: HierarchicalTextVAE, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_neighbours(index, "hnsw")
+
+    def killed(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("textvae.search.delete.describe", killed)
+    with pytest.raises(KeyboardInterrupt):
+        delete_documents(index, ["d0"])
+    assert not list(index.glob(f"{FOLDER}*"))
+    assert Index(index).search(model, QUERIES[0])
+
+
+def test_a_filter_that_proposals_get_lost_in_is_answered_by_everything(
+    model: HierarchicalTextVAE, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_neighbours(index, "hnsw")
+    nearest = Neighbours.nearest
+    monkeypatch.setattr(Neighbours, "nearest", lambda *given: nearest(*given)[:3])
+    only = {"label": ["boat", "soup"]}
+    found, expected = (each.search(model, QUERIES[0], k=2, only=only) for each in (Index(index), Index(index, True)))
+    assert found == expected
 
 
 def test_neighbours_are_made_again_and_damage_is_said(

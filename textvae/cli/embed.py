@@ -47,6 +47,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(arguments: argparse.Namespace) -> None:
     if arguments.ray is not None and arguments.device is not None:
         raise ValueError("with --ray every worker takes a GPU of the cluster, or a processor: leave out --device")
+    if arguments.ray is not None and arguments.dtype == "auto":
+        raise ValueError("with --ray all workers have the same numbers, and --dtype auto asks one of them: name them")
     workers = ray_workers(arguments)
     process = evaluation_process(arguments.device)
     # With workers, this process does not run the model.

@@ -70,7 +70,7 @@ def _lines() -> Iterator[str]:
         return
     while True:
         try:
-            yield input("query: ")
+            yield input("query: " if sys.stdout.isatty() else "")
         except EOFError:
             return
 

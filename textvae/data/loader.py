@@ -127,6 +127,8 @@ def losing_no_worker(remedy: str) -> Iterator[None]:
         yield
     except (RuntimeError, ConnectionError, EOFError) as error:
         # The loader's own words; or the worker was lost when it was asked for what it had announced.
+        if isinstance(error, BrokenPipeError):  # of whoever reads what is printed
+            raise
         if isinstance(error, RuntimeError) and not re.match(r"DataLoader worker \(pid|Too many open files", str(error)):
             raise
         reason = str(error).split(". ")[0]

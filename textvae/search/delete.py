@@ -48,9 +48,9 @@ def _delete(folder: Path, index: IndexDescription, ids: Sequence[str]) -> int:
         for name in index.shards
         if (left := _without(folder, name, index.shard(folder, name), index.language, gone))
     ]
+    remove_neighbours(folder)
     describe(folder, index.model, index.dtype, index.language, index.rows, shards).write(folder)
     remove_shards(folder, but={*shards, *unfinished})
-    remove_neighbours(folder)
     return len(gone)
 
 

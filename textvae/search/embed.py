@@ -104,8 +104,8 @@ def embed_corpus(
         if process.is_main_process:
             rows, shards = embedding.first_row + len(documents), (*kept, *embedding.shards)
             remove_shards(folder, but=shards)  # beginnings, of writers that were killed
-            describe(folder, origin, dtype, embedding.language, rows, shards).write(folder)
             remove_neighbours(folder)
+            describe(folder, origin, dtype, embedding.language, rows, shards).write(folder)
             if not append:
                 rename(folder, out)
         process.wait_for_everyone()

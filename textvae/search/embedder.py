@@ -111,7 +111,8 @@ class TextEmbedder:
         """
         level = self._known(self.level if level is None else level)
         self._check_others(others)
-        if device is not None and str(device) != str(self.model.device):
+        asked, own = torch.device(device or self.model.device), self.model.device
+        if (asked.type, own.index if asked.index is None else asked.index) != (own.type, own.index):
             raise ValueError(
                 f"device is {device}, the model is on {self.model.device}: move it with embedder.model.to(...)"
             )

@@ -156,7 +156,10 @@ class Index:
         passages = self._passages
         of_passages = None if left is None else np.repeat(left, np.diff(passages.first[level]))
         near = self._neighbours.nearest(passages.lowest, asked.direction, number, of_passages)
-        proposed = [passages.unit_of(level, near), self._neighbours.nearest(level, asked.direction, number, left)]
+        of_level = self._neighbours.nearest(level, asked.direction, number, left)
+        if 2 * min(len(near), len(of_level)) < number:  # lost in what the filter leaves
+            return None
+        proposed = [passages.unit_of(level, near), of_level]
         if by == "hybrid":
             scores = self._lexical(level).scores(asked.text)
             if left is not None:

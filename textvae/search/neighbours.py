@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
@@ -25,7 +27,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from textvae.atomic import remove, whole_folder, write_json
+from textvae.atomic import PARTIAL, remove, whole_folder, write_json
 from textvae.damage import checksums, reading, sha256_of, verify
 from textvae.lock import locked
 from textvae.search.storage import INDEX_FILE, IndexDescription, parse, read_json
@@ -71,7 +73,7 @@ def build_neighbours(folder: str | Path, kind: Kind) -> None:
     IndexDescription.read(folder)  # which refuses what is no index
     with locked(folder):
         described = IndexDescription.read(folder)
-        remove(folder / FOLDER)
+        _remove(folder)
         with whole_folder(folder / FOLDER) as aside:
             for level in described.levels:
                 directions = Directions(read_level(folder, described, level))
@@ -82,18 +84,26 @@ def build_neighbours(folder: str | Path, kind: Kind) -> None:
 
 
 def remove_neighbours(folder: Path) -> None:
-    """Of an index that was changed: they may hold what is gone, and lack what is new."""
-    if (folder / FOLDER).exists():
-        remove(folder / FOLDER)
+    """Of an index that is to be changed: they may hold what goes, and lack what comes."""
+    had = (folder / FOLDER).exists()
+    _remove(folder)
+    if had:
         logger.warning("'%s' has changed: to search it without looking at everything, run textvae neighbours", folder)
+
+
+def _remove(folder: Path) -> None:
+    """Those that killed makers began, too."""
+    remove(folder / FOLDER)
+    for path in folder.glob(f"{FOLDER}*{PARTIAL}"):
+        shutil.rmtree(path)
 
 
 class Neighbours:
     """Those of an index, mapped from their files."""
 
-    def __init__(self, folder: Path, described: NeighboursDescription) -> None:
-        self.folder, self.described = folder, described
-        self._open: dict[str, Any] = {}
+    def __init__(self, kind: Kind, indexes: Mapping[str, Any]) -> None:
+        """`indexes`: faiss's own, by level."""
+        self.kind, self.indexes = kind, indexes
 
     @classmethod
     def of(cls, folder: Path) -> Neighbours | None:
@@ -106,31 +116,29 @@ class Neighbours:
         if described.index != sha256_of(folder / INDEX_FILE):
             logger.warning("'%s' has changed since its neighbours were found: all of it is searched; %s", folder, AGAIN)
             return None
-        _faiss()
-        return cls(folder / FOLDER, described)
+        return cls(described.kind, {level: _read(path.parent, level, sha) for level, sha in described.files.items()})
 
     def nearest(self, level: str, query: np.ndarray, number: int, left: np.ndarray | None = None) -> np.ndarray:
         """[n] at most `number` units of a level whose directions are near to `query` [F], among those that `left` [U]
-        leaves. Raises ValueError for a file that is damaged."""
-        faiss, index = _faiss(), self._index(level)
+        leaves."""
+        faiss, index = _faiss(), self.indexes[level]
         selector = None
         if left is not None:
             bits = np.packbits(left, bitorder="little")
             selector = faiss.IDSelectorBitmap(bits)
-        if self.described.kind == "hnsw":
+        if self.kind == "hnsw":
             parameters = faiss.SearchParametersHNSW(efSearch=SEARCH_WIDTH * number, sel=selector)
         else:
             parameters = faiss.SearchParametersIVF(nprobe=max(1, math.ceil(PROBED * index.nlist)), sel=selector)
         (found,) = index.search(query[None].astype(np.float32), number, params=parameters)[1]
         return found[found >= 0]
 
-    def _index(self, level: str) -> Any:
-        if level not in self._open:
-            faiss, path = _faiss(), self.folder / f"{level}.faiss"
-            verify(self.folder, {path.name: self.described.files.get(level, "")}, AGAIN)
-            with reading(path, AGAIN):
-                self._open[level] = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_READ_ONLY)
-        return self._open[level]
+
+def _read(folder: Path, level: str, sha256: str) -> Any:
+    faiss, path = _faiss(), folder / f"{level}.faiss"
+    verify(folder, {path.name: sha256}, AGAIN)
+    with reading(path, AGAIN):
+        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_READ_ONLY)
 
 
 def _built(faiss: ModuleType, directions: Directions, kind: Kind) -> Any:

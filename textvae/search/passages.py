@@ -35,9 +35,12 @@ class Passages:
         self.index = index
         self.directions = {name: Directions(units) for name, units in levels.items()}
         *_, self.lowest = levels
+        try:
+            above = ancestors(levels)
+        except IndexError as error:
+            raise ValueError(f"'{index}' is damaged ({error}); {AGAIN}") from None
         self.first = {
-            name: np.searchsorted(units, np.arange(len(levels[name]) + 1))
-            for name, units in reversed(ancestors(levels).items())
+            name: np.searchsorted(units, np.arange(len(levels[name]) + 1)) for name, units in reversed(above.items())
         }
         """By level, [U + 1] the first passage of every unit, and what comes after the last."""
         top = next(iter(levels))
