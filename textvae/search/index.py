@@ -107,9 +107,10 @@ class Index:
         self._check(level, k)
         left = left_by(only, self._units(level), str(self.folder))
         asked = self._asked(model, query)
-        units = self._proposed(asked, level, k, by, left)
+        words = self._lexical(level).scores(asked.text) if self._neighbours is not None and by == "hybrid" else None
+        units = self._proposed(asked, level, k, by, left, words)
         if units is not None:
-            return self._results(self._scores_of(asked, level, by, units), level, k, units, asked)
+            return self._results(self._scores_of(asked, level, units, words), level, k, units, asked)
         scores = self.scores(model, asked, level, by)
         if by == "bm25":
             left = scores > 0 if left is None else left & (scores > 0)
@@ -146,39 +147,40 @@ class Index:
         self._check_model(model)
         return query if isinstance(query, Asked) else Asked.of(model, query)
 
-    def _proposed(self, asked: Asked, level: str, k: int, by: By, left: np.ndarray | None) -> np.ndarray | None:
-        """[n] the units of `level` to look at, rising; None where it is all."""
-        number, all_units = max(CANDIDATES, 10 * k), self.description.levels[level].units
-        if self._neighbours is None or by not in ("encoder", "hybrid") or all_units <= number:
+    def _proposed(
+        self, asked: Asked, level: str, k: int, by: By, left: np.ndarray | None, words: np.ndarray | None
+    ) -> np.ndarray | None:
+        """[n] the units of `level` to look at, rising; None where it is all. `words`: [U] scores by BM25, where they
+        count, too."""
+        neighbours, number = self._neighbours, max(CANDIDATES, 10 * k)
+        if neighbours is None or by not in ("encoder", "hybrid") or self.description.levels[level].units <= number:
             return None
         if left is not None and left.sum() <= max(FEW, number):
             return np.flatnonzero(left)
+        proposed = [neighbours.nearest(level, asked.direction, number, left)]
         passages = self._passages
-        of_passages = None if left is None else np.repeat(left, np.diff(passages.first[level]))
-        near = self._neighbours.nearest(passages.lowest, asked.direction, number, of_passages)
-        of_level = self._neighbours.nearest(level, asked.direction, number, left)
-        if 2 * min(len(near), len(of_level)) < number:  # lost in what the filter leaves
+        if level != passages.lowest:
+            of_passages = None if left is None else np.repeat(left, np.diff(passages.first[level]))
+            near = neighbours.nearest(passages.lowest, asked.direction, number, of_passages)
+            proposed.append(passages.unit_of(level, near))
+        if 2 * min(map(len, proposed)) < number:  # lost in what the filter leaves
             return None
-        proposed = [passages.unit_of(level, near), of_level]
-        if by == "hybrid":
-            scores = self._lexical(level).scores(asked.text)
-            if left is not None:
-                scores = np.where(left, scores, 0)
+        if words is not None:
+            scores = words if left is None else np.where(left, words, 0)
             holding = np.flatnonzero(scores)
             best = np.argsort(-scores[holding], kind="stable")[:number]
             proposed.append(holding[best])
         found = np.unique(np.concatenate(proposed))
         return found if len(found) >= k else None
 
-    def _scores_of(self, asked: Asked, level: str, by: By, units: np.ndarray) -> np.ndarray:
-        """[n] of the `units` [n], by the encoder or `hybrid`: as of `scores`, but for the encoder's deviations, which
-        are those of a sample."""
+    def _scores_of(self, asked: Asked, level: str, units: np.ndarray, words: np.ndarray | None) -> np.ndarray:
+        """[n] of the `units` [n], by the encoder or, with the scores by BM25 [U] of all, `hybrid`: as of `scores`, but
+        for the encoder's deviations, which are those of a sample."""
         scores = self._passages.some(level, units).scores(asked.direction)
-        if by == "encoder":
+        if words is None:
             return scores
-        words = self._lexical(level).scores(asked.text)
         sample = self._sample(level).scores(asked.direction)
-        return _added(by, [scores, words[units]], [sample, words])
+        return _added("hybrid", [scores, words[units]], [sample, words])
 
     def _sample(self, level: str) -> Some:
         """Units of a level that stand for all: as many as have `SAMPLE` passages together, the same every time."""

@@ -46,6 +46,7 @@ def unit_rows(
 ) -> Iterator[tuple[str, UnitRows]]:
     """By level, top first. `before`: units of each that stand before the group's in the shard."""
     above: str | None = None
+    texts = [member.text() for member in group.members]
     features = model.sentence_features(group.batch)
     inferred = model.latents(replace(group.batch, features=features))
     down_to: dict[str, Tensor] = {}
@@ -58,7 +59,7 @@ def unit_rows(
         if above is not None:
             ancestors = group.batch.ancestor(level, group.batch.level_number(above)).tolist()
             parents = [before[above] + ancestor for ancestor in ancestors]
-        start, end = unit_spans(group.members, group.batch, level).T
+        spans = unit_spans(group.members, group.batch, level)
         columns = {
             "row": [first_row + group.rows[document] for document in documents],
             "document": [member.id for member in members],
@@ -66,9 +67,9 @@ def unit_rows(
             "title": [member.title for member in members],
             "label": [member.label for member in members],
             "parent": parents,
-            "text": unit_texts(group.members, group.batch, level),
-            "start": start,
-            "end": end,
+            "text": _parts(texts, documents, spans),
+            "start": spans[:, 0],
+            "end": spans[:, 1],
             "normaliser": _normalisers(model, group.batch, down_to),
         }
         units = group.batch.ancestor(len(group.batch.levels) - 1, level)
@@ -88,9 +89,13 @@ def _normalisers(model: HierarchicalTextVAE, batch: DocumentBatch, means: Mappin
 
 def unit_texts(documents: Sequence[EncodedDocument], batch: DocumentBatch, level: int) -> list[str]:
     """[U_l] the text of every unit of a level, a part of its document's."""
-    texts, document = [document.text() for document in documents], batch.ancestor(level, 0).tolist()
-    spans = unit_spans(documents, batch, level).tolist()
-    return [texts[number][start:end] for number, (start, end) in zip(document, spans, strict=True)]
+    texts, spans = [document.text() for document in documents], unit_spans(documents, batch, level)
+    return _parts(texts, batch.ancestor(level, 0).tolist(), spans)
+
+
+def _parts(texts: Sequence[str], document: Sequence[int], spans: np.ndarray) -> list[str]:
+    """[U_l] of the units' documents [U_l] and their spans [U_l, 2]."""
+    return [texts[number][start:end] for number, (start, end) in zip(document, spans.tolist(), strict=True)]
 
 
 def unit_spans(documents: Sequence[EncodedDocument], batch: DocumentBatch, level: int) -> np.ndarray:
